@@ -1,0 +1,67 @@
+"""Sightline explains any CNN at the speed of its own inference engine.
+
+::
+
+    bundle = sightline.export(model, "model.sightline", example=x)   # once; needs torch or onnx
+    explainer = sightline.Explainer("model.sightline")               # anywhere; needs neither
+    explanation = explainer("part.png")
+    explanation.saliency, explanation.regions(), explanation.save("why.png")
+
+Importing this package loads nothing heavy: every name below is loaded when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sightline import errors
+from sightline.bundle import Bundle, load
+from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline.exporter.export import export
+    from sightline.runtime.ada_sise import AdaSISE
+    from sightline.runtime.explainer import Explainer
+    from sightline.runtime.explanation import Explanation
+    from sightline.runtime.regions import Region
+    from sightline.runtime.sise import SISE
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SISE",
+    "AdaSISE",
+    "Bundle",
+    "Explainer",
+    "Explanation",
+    "Region",
+    "SightlineError",
+    "__version__",
+    "errors",
+    "export",
+    "load",
+]
+
+_LAZY = {
+    "AdaSISE": "sightline.runtime.ada_sise",
+    "Explainer": "sightline.runtime.explainer",
+    "Explanation": "sightline.runtime.explanation",
+    "Region": "sightline.runtime.regions",
+    "SISE": "sightline.runtime.sise",
+    "export": "sightline.exporter.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        raise errors.MissingPackageError(error.name or "", purpose=f"sightline.{name}", extra="export") from error
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

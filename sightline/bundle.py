@@ -1,0 +1,281 @@
+"""The bundle: the one contract between the exporter and the runtime.
+
+A bundle is a folder::
+
+    classifier.onnx    image (N×C×H×W) -> logits (N×K), probabilities (N×K); N is dynamic
+    attribution.onnx   image (1×C×H×W), target, [rivals] -> logits, probabilities and, of every block i,
+                       features.i (1×C×h×w), gradient.i (1×C×h×w), alpha.i (1×C); every shape is static
+    weights.bin        the weights of both graphs, stored once
+    manifest.json      what is written below
+
+``target`` is an int64 tensor of shape (1,): the class to explain, or -1 for the predicted one. ``rivals`` exists for
+softmax networks only, a float32 tensor of shape (1,): the gradient is that of z_c − rivals·log Σ_{j≠c} exp(z_j), so 1
+seeds the log-odds of p_c (what SISE needs; ∂p_c/∂z up to the positive factor p_c(1−p_c)) and 0 the bare logit (what the
+Grad-CAMs need). A network whose image is stored channels last has N×H×W×C for its image and says so in
+``input.layout``; features and gradients are always channels first.
+
+This module reads and checks a bundle with the standard library alone: a machine that explains needs neither
+onnx nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sightline.errors import BundleError, TargetError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+CLASSIFIER = "classifier.onnx"
+ATTRIBUTION = "attribution.onnx"
+WEIGHTS = "weights.bin"
+
+TARGET = "target"
+RIVALS = "rivals"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+
+Activation = Literal["softmax", "sigmoid", "none"]
+Layout = Literal["NCHW", "NHWC"]
+Colour = Literal["RGB", "BGR", "GRAY", "NONE"]
+"""``NONE``: the channels are no colours (infrared, depth); such a network is given arrays, not image files."""
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """What the network expects of an image.
+
+    A pixel v in [0, 255] becomes (v / 255 · ``range`` − mean) / std, per channel in the order of ``colour``.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    layout: Layout = "NCHW"
+    colour: Colour = "RGB"
+    range: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W), whatever the layout."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class Block:
+    """The output of one convolutional block: ``channels`` feature maps of ``height``×``width``."""
+
+    name: str
+    index: int
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def features(self) -> str:
+        """Name of the feature maps among the outputs of ``attribution.onnx``."""
+        return f"features.{self.index}"
+
+    @property
+    def gradient(self) -> str:
+        """Name of the gradient with respect to the feature maps."""
+        return f"gradient.{self.index}"
+
+    @property
+    def alpha(self) -> str:
+        """Name of the spatial means of the gradient."""
+        return f"alpha.{self.index}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stands in ``manifest.json``, except the hashes of the files."""
+
+    input: ImageInput
+    classes: int
+    activation: Activation
+    activation_found: bool
+    blocks: tuple[Block, ...]
+    opset: int
+    labels: tuple[str, ...] | None = None
+    checks: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose schema and hashes have been checked. Made by :func:`load`."""
+
+    path: Path
+    manifest: Manifest
+    hash: str
+    """SHA-256 of the manifest, which holds the hash of every other file."""
+
+    @property
+    def input(self) -> ImageInput:
+        return self.manifest.input
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.manifest.blocks
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self.manifest.labels
+
+    @property
+    def classes(self) -> int:
+        return self.manifest.classes
+
+    @property
+    def classifier(self) -> Path:
+        return self.path / CLASSIFIER
+
+    @property
+    def attribution(self) -> Path:
+        return self.path / ATTRIBUTION
+
+    def label(self, target: int) -> str:
+        """The name of a class, or its number where the bundle has no labels."""
+        return self.labels[target] if self.labels else str(target)
+
+    def target(self, target: int | str) -> int:
+        """The index of a class given by index or label.
+
+        Raises:
+            TargetError: the class does not exist.
+        """
+        if isinstance(target, str):
+            if self.labels and target in self.labels:
+                return self.labels.index(target)
+            if target.isdecimal():
+                return self.target(int(target))
+            known = ", ".join(self.labels) if self.labels else "none: this bundle was exported without labels"
+            raise TargetError(f"there is no class labelled {target!r}. Labels: {known}.")
+        if not 0 <= target < self.classes:
+            raise TargetError(f"class {target} does not exist: this network has classes 0 to {self.classes - 1}.")
+        return int(target)
+
+
+def load(path: str | Path) -> Bundle:
+    """Open a bundle and check it: schema, completeness, and the SHA-256 of every file.
+
+    Raises:
+        BundleError: no bundle there, a file missing or changed, or a schema newer than this Sightline.
+    """
+    folder = Path(path)
+    manifest_path = folder / MANIFEST
+    if not manifest_path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}. Make one with 'sightline export'.")
+    content = manifest_path.read_bytes()
+    try:
+        document = json.loads(content)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{manifest_path} is damaged ({error}): export the bundle again.") from error
+    manifest, hashes = _parse(document, manifest_path)
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"{folder} lacks {name}: copy the whole folder, or export the bundle again.")
+        if (found := _sha256(file)) != expected:
+            raise BundleError(
+                f"{file} was changed or damaged after the export (SHA-256 {found[:12]}…, expected {expected[:12]}…): "
+                "copy it again, or export the bundle again."
+            )
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def write(path: str | Path, save: Callable[[Path], Manifest], *, overwrite: bool = False) -> Bundle:
+    """Write a bundle whole or not at all: into a temporary folder beside it, which is then renamed.
+
+    Args:
+        path: the folder to make.
+        save: called with the temporary folder; writes the graphs and the weights into it and returns the manifest.
+        overwrite: replace a bundle that stands there. Anything that is no bundle is never replaced.
+
+    Raises:
+        BundleError: the place is taken, or could not be written (a full disk, no permission).
+    """
+    target = Path(path)
+    if target.exists() and not (overwrite and (target / MANIFEST).is_file()):
+        way_out = (
+            "pass overwrite=True (--force) to replace it" if (target / MANIFEST).is_file() else "choose another name"
+        )
+        raise BundleError(f"{target} exists already: {way_out}.")
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        manifest = save(temporary)
+        files = sorted(file.name for file in temporary.iterdir())
+        document = {"schema": SCHEMA, **asdict(manifest), "files": {name: _sha256(temporary / name) for name in files}}
+        (temporary / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if target.exists():
+            replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.rename(replaced / target.name)
+            temporary.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        raise BundleError(
+            f"{target} could not be written: {error.strerror or error}. Nothing was left behind."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return load(target)
+
+
+def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
+    try:
+        schema = document["schema"]
+        if schema > SCHEMA:
+            raise BundleError(
+                f"{path} has schema {schema}; this Sightline reads up to {SCHEMA}: "
+                "upgrade it (pip install -U sightline)."
+            )
+        image = document["input"]
+        labels = document["labels"]
+        manifest = Manifest(
+            input=ImageInput(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])}),
+            classes=int(document["classes"]),
+            activation=document["activation"],
+            activation_found=bool(document["activation_found"]),
+            blocks=tuple(Block(**block) for block in document["blocks"]),
+            opset=int(document["opset"]),
+            labels=None if labels is None else tuple(labels),
+            checks=document["checks"],
+            versions=document["versions"],
+        )
+        hashes = {name: str(value) for name, value in document["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path} does not follow the schema ({error!r}): export the bundle again.") from error
+    if missing := _missing((CLASSIFIER, ATTRIBUTION), hashes):
+        raise BundleError(f"{path} does not list {', '.join(missing)}: export the bundle again.")
+    if any(Path(name).name != name for name in hashes):
+        raise BundleError(f"{path} lists a file outside the bundle: do not trust it.")
+    return manifest, hashes
+
+
+def _missing(names: Sequence[str], among: Mapping[str, str]) -> list[str]:
+    return [name for name in names if name not in among]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Every error Sightline raises on purpose.
+
+One family under :class:`SightlineError`: a caller that wants to keep a production line running catches that one. The
+message of each says what was wrong, with which value, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class SightlineError(Exception):
+    """Base of every error raised on purpose by Sightline."""
+
+
+class MissingPackageError(SightlineError, ImportError):
+    """An optional package that this call needs is not installed."""
+
+    def __init__(self, package: str, *, purpose: str, extra: str | None = None) -> None:
+        wanted = f"'sightline[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: pip install {wanted}")
+        self.package = package
+        self.extra = extra
+
+
+class ExportError(SightlineError):
+    """A network cannot be turned into a bundle."""
+
+
+class UnsupportedOperatorError(ExportError):
+    """An operator without a differentiation rule lies between a block output and the logits."""
+
+    def __init__(self, operator: str, node: str, reason: str = "has no differentiation rule") -> None:
+        super().__init__(
+            f"operator {operator!r} (node {node!r}) lies on the gradient's path and {reason}. Choose blocks behind it "
+            "with --blocks / blocks=[...], or replace the operator in the network before exporting."
+        )
+        self.operator = operator
+        self.node = node
+
+
+class NoBlocksError(ExportError):
+    """No convolutional block output was found in the graph."""
+
+
+class SelfCheckError(ExportError):
+    """The exported graphs do not reproduce the original network or its gradient; nothing was written."""
+
+
+class BundleError(SightlineError):
+    """A bundle is missing, damaged, or of a version that this Sightline cannot read."""
+
+
+class ImageError(SightlineError, ValueError):
+    """An image cannot be explained: wrong shape, type or values."""
+
+
+class TargetError(SightlineError, ValueError):
+    """The class to explain does not exist in this network."""
+
+
+class MethodError(SightlineError, ValueError):
+    """An explanation method is unknown or one of its parameters is out of range."""
+
+
+class EngineError(SightlineError, RuntimeError):
+    """An inference engine is unknown, not installed, or failed to open or run a graph."""
+
+
+class SaveError(SightlineError):
+    """An explanation could not be written: an unknown suffix, a full disk, no permission."""

@@ -1,0 +1,274 @@
+"""A classifier in the form the rest of the exporter relies on: one image in, logits and probabilities out."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer, version_converter
+
+from sightline import bundle
+from sightline.errors import ExportError
+from sightline.exporter.builder import Builder
+from sightline.exporter.gradient import expose, static_shape
+from sightline.exporter.source import OLDEST_OPSET, OPSET
+
+RESERVED = {bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.RIVALS}
+FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
+    "Softmax": "softmax",
+    "LogSoftmax": "softmax",
+    "Sigmoid": "sigmoid",
+}
+_PASSING = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+_CONVERTER_LOG = logging.getLogger("onnxscript.version_converter")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier with one input, the image, and two outputs, ``logits`` and ``probabilities``, each N×K."""
+
+    model: ir.Model
+    """Its batch N is dynamic."""
+    single: ir.Model
+    """The same for one image: every shape is static."""
+    image: str
+    layout: bundle.Layout
+    channels: int
+    height: int
+    width: int
+    classes: int
+    activation: bundle.Activation
+    ending: str | None
+    """The operator the original graph ends in, where that is an activation that was taken off."""
+
+
+def prepare(
+    model: ir.Model,
+    input_shape: tuple[int, int, int] | None = None,
+    activation: bundle.Activation | None = None,
+    output: str | None = None,
+) -> Network:
+    """Bring a model into the form of :class:`Network`. The model is changed in place.
+
+    Args:
+        model: as read.
+        input_shape: (C, H, W), needed where the file leaves it open.
+        activation: what turns logits into probabilities, where it is not to be recognised.
+        output: which output holds the classes, where there are several.
+
+    Raises:
+        ExportError: not one image input, a size left open, not one N×K output, too old an opset.
+    """
+    _upgrade(model)
+    graph = model.graph
+    image = _image_input(graph)
+    result = _classes_output(graph, output)
+    _rename_reserved(graph, image)
+    layout, (channels, height, width) = _image_facts(image, input_shape)
+    size = (channels, height, width) if layout == "NCHW" else (height, width, channels)
+    _free_batch(graph, image)
+    image.shape = ir.Shape(["N", *size])
+
+    ending, logits = (None, result) if activation == "none" else _final_activation(result)
+    found = FINAL_ACTIVATIONS[ending] if ending else None
+    graph.outputs.clear()
+    graph.outputs.append(logits)
+    single = _single(model, (1, *size))
+    shape = static_shape(single.graph.outputs[0])
+    classes = math.prod(shape[1:])
+    if len(shape) < 2 or classes != max(shape[1:]):
+        raise ExportError(
+            f"the output {logits.name!r} has shape {shape} for one image, where a classifier yields 1×K. Name another "
+            "output (output=…, --output), or cut the network after its logits."
+        )
+    kind = activation or found or ("sigmoid" if classes == 1 else "softmax")
+    if kind == "softmax" and classes == 1:
+        raise ExportError("softmax over one class is always 1: pass activation='sigmoid' (--activation sigmoid).")
+    for version in (model, single):
+        _end(version.graph, kind, len(shape))
+    simplify(model)
+    simplify(single)
+    return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending)
+
+
+def simplify(model: ir.Model) -> None:
+    """Fold constants, drop what nothing uses, and infer shapes and types."""
+    # Folded without a limit on what shape arithmetic needs, but weights are never expanded.
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    ir.passes.Sequential(
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.TopologicalSortPass(),
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
+    )(model)
+
+
+def _upgrade(model: ir.Model) -> None:
+    """Inline functions and bring standard operators to a current version."""
+    ir.passes.Sequential(passes.RemoveInitializersFromInputsPass(), passes.InlinePass())(model)
+    version = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
+    if version is None or version < OLDEST_OPSET:
+        raise ExportError(
+            f"the network is written in opset {version}: Sightline reads {OLDEST_OPSET} and newer. Export it again "
+            "from its framework with a newer opset."
+        )
+    if version < OPSET:
+        logger.info("converting from opset %d to %d", version, OPSET)
+        _CONVERTER_LOG.addFilter(_is_failure)
+        try:
+            version_converter.convert_version(model, target_version=OPSET, fallback=True)
+        finally:
+            _CONVERTER_LOG.removeFilter(_is_failure)
+        if model.graph.opset_imports.get("") != OPSET:
+            raise ExportError(
+                f"the network could not be converted from opset {version} to {OPSET} (see the log for the operator): "
+                f"export it again from its framework with opset {OPSET}."
+            )
+    simplify(model)
+
+
+def _is_failure(record: logging.LogRecord) -> bool:
+    """Keep why a conversion failed, not the news that one of two converters takes over from the other."""
+    return record.exc_info is not None
+
+
+def _image_input(graph: ir.Graph) -> ir.Value:
+    inputs = list(graph.inputs)
+    if len(inputs) != 1:
+        names = ", ".join(f"{value.name!r} {value.shape}" for value in inputs) or "none"
+        raise ExportError(
+            f"the network has {len(inputs)} inputs ({names}): Sightline explains networks of one image input. Make the "
+            "others constants, or wrap the network."
+        )
+    (image,) = inputs
+    rank = None if image.shape is None else len(image.shape)
+    if rank != 4:
+        raise ExportError(
+            f"the input {image.name!r} has shape {image.shape}: an image is N×C×H×W or N×H×W×C. Networks on volumes, "
+            "video or tokens are not supported."
+        )
+    if image.dtype != ir.DataType.FLOAT:
+        raise ExportError(
+            f"the input {image.name!r} is {image.dtype}: Sightline explains float32 graphs. Export the network in "
+            "float32, without preprocessing inside; precision is chosen when it runs."
+        )
+    return image
+
+
+def _classes_output(graph: ir.Graph, name: str | None) -> ir.Value:
+    names = [value.name for value in graph.outputs]
+    if name is not None:
+        if name not in names:
+            raise ExportError(f"there is no output {name!r}: the network has {', '.join(map(repr, names))}.")
+        return graph.outputs[names.index(name)]
+    if len(names) != 1:
+        raise ExportError(
+            f"the network has {len(names)} outputs ({', '.join(map(repr, names))}): say which one holds the classes "
+            "(output=…, --output NAME)."
+        )
+    return graph.outputs[0]
+
+
+def _rename_reserved(graph: ir.Graph, image: ir.Value) -> None:
+    """Free the names that the bundle's own inputs and outputs carry."""
+    values = ir.convenience.create_value_mapping(graph)
+    for name in RESERVED & values.keys():
+        value = values[name]
+        fresh = "image" if value is image else f"{name}.original"
+        while fresh in values:
+            fresh += "_"
+        value.name = fresh
+
+
+def _image_facts(
+    image: ir.Value, input_shape: tuple[int, int, int] | None
+) -> tuple[bundle.Layout, tuple[int, int, int]]:
+    """Layout and (C, H, W), from the file and from what the user said."""
+    dimensions = [size if isinstance(size, int) else None for size in (image.shape or ())[1:]]
+    operators = [node for node, _ in image.uses()]
+    turned = any(
+        node.op_type == "Transpose" and list(node.attributes.get_ints("perm", [])) == [0, 3, 1, 2] for node in operators
+    )
+    small = {1, 3, 4}
+    last = turned or (dimensions[2] in small and dimensions[0] is not None and dimensions[0] not in small)
+    layout: bundle.Layout = "NHWC" if last else "NCHW"
+    known = (dimensions[2], dimensions[0], dimensions[1]) if last else (dimensions[0], dimensions[1], dimensions[2])
+    if input_shape is None:
+        if None in known:
+            raise ExportError(
+                f"the input {image.name!r} leaves its size open ({image.shape}): give it (--input CxHxW, "
+                "input_shape=(C, H, W), or an example)."
+            )
+        channels, height, width = (size or 0 for size in known)
+        return layout, (channels, height, width)
+    if any(size is not None and size != given for size, given in zip(known, input_shape, strict=True)):
+        raise ExportError(f"the network takes C×H×W = {known}, not {input_shape}: give that size, or none.")
+    return layout, input_shape
+
+
+def _free_batch(graph: ir.Graph, image: ir.Value) -> None:
+    """Where the file fixes the batch, let reshapes take theirs from what they reshape."""
+    batch = image.shape[0] if image.shape is not None else None
+    if not isinstance(batch, int):
+        return
+    dependent = {image}
+    for node in graph:
+        if not any(value in dependent for value in node.inputs):
+            continue
+        dependent.update(node.outputs)
+        for output in node.outputs:
+            output.shape = None
+        shape = node.inputs[1].const_value if node.op_type == "Reshape" and node.inputs[1] is not None else None
+        if shape is not None and shape.size > 1 and node.inputs[0] in dependent:
+            sizes = shape.numpy().copy()
+            if sizes[0] == batch and not node.attributes.get_int("allowzero", 0):
+                sizes[0] = 0
+                free = ir.val(f"{node.outputs[0].name}.shape", const_value=ir.tensor(sizes))
+                graph.register_initializer(free)
+                node.replace_input_with(1, free)
+
+
+def _final_activation(output: ir.Value) -> tuple[str | None, ir.Value]:
+    """The activation that the graph ends in, and the logits before it."""
+    value = output
+    while (node := value.producer()) is not None and node.inputs and (before := node.inputs[0]) is not None:
+        if node.op_type in FINAL_ACTIVATIONS:
+            return node.op_type, before
+        if node.op_type not in _PASSING:
+            break
+        value = before
+    return None, output
+
+
+def _single(model: ir.Model, shape: tuple[int, ...]) -> ir.Model:
+    """A copy for one image, its shapes inferred anew."""
+    copy = model.clone()
+    (image,) = copy.graph.inputs
+    image.shape = ir.Shape(shape)
+    for node in copy.graph:
+        for value in node.outputs:
+            value.shape = None
+    simplify(copy)
+    return copy
+
+
+def _end(graph: ir.Graph, activation: bundle.Activation, rank: int) -> None:
+    """End the graph in ``logits`` and ``probabilities``, both N×K."""
+    builder = Builder(graph, "head/")
+    logits = builder.term(graph.outputs[0])
+    graph.outputs.clear()
+    if rank > 2:
+        logits = builder("Flatten", logits, axis=1)
+    if activation == "softmax":
+        probabilities = builder("Softmax", logits, axis=1)
+    else:
+        probabilities = builder("Sigmoid" if activation == "sigmoid" else "Identity", logits)
+    expose(builder, logits, bundle.LOGITS, None)
+    expose(builder, probabilities, bundle.PROBABILITIES, None)

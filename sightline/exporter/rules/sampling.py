@@ -1,0 +1,119 @@
+"""Operators that are a constant matrix along each axis: Gather, Slice, Pad, Resize. Their gradient is its transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from sightline.exporter.builder import Term
+from sightline.exporter.gradient import Step
+from sightline.exporter.rules.rule import Rule
+
+Matrix = npt.NDArray[np.floating]
+
+
+def _transposed(s: Step, matrices: Mapping[int, Matrix]) -> Term:
+    """Apply the transpose of each axis's matrix (output × input)."""
+    gradient = s.g
+    for axis, matrix in matrices.items():
+        gradient = s.builder.along_axis(gradient, matrix.T, axis, len(s.shape()))
+    return gradient
+
+
+def _gather(s: Step) -> Term:
+    shape = s.shape()
+    axis = s.integer("axis", 0) % len(shape)
+    rows = np.eye(shape[axis])[s.constant(1).reshape(-1)]
+    flat = (*shape[:axis], len(rows), *shape[axis + 1 :])
+    return s.builder.along_axis(s.builder.reshape(s.g, flat), rows.T, axis, len(shape))
+
+
+def _slice(s: Step) -> Term:
+    shape = s.shape()
+    starts, ends = s.constant(1), s.constant(2)
+    axes = s.constant(3) if s.has(3) else np.arange(len(starts))
+    steps = s.constant(4) if s.has(4) else np.ones(len(starts), dtype=np.int64)
+    begins, after = [0] * len(shape), [0] * len(shape)
+    matrices = {}
+    for start, end, axis, step in zip(*(map(int, values) for values in (starts, ends, axes, steps)), strict=True):
+        axis %= len(shape)
+        size = shape[axis]
+        # An end below −size means "past the beginning" for a negative step; Python would count it from the end again.
+        stop = None if step < 0 and end < -size else end
+        taken = range(size)[slice(start, stop, step)]
+        if step == 1:
+            begins[axis], after[axis] = taken.start, size - taken.stop
+        else:
+            matrices[axis] = np.eye(size)[list(taken)]
+    return s.builder.pad(_transposed(s, matrices), begins, after)
+
+
+def _pad(s: Step) -> Term:
+    shape = s.shape()
+    mode = s.string("mode", "constant")
+    pads = [int(amount) for amount in s.constant(1)]
+    axes = [int(axis) % len(shape) for axis in s.constant(3)] if s.has(3) else list(range(len(shape)))
+    begins, ends = dict(zip(axes, pads, strict=False)), dict(zip(axes, pads[len(axes) :], strict=True))
+    if mode == "constant":
+        return s.builder.pad(
+            s.g,
+            [-begins.get(axis, 0) for axis in range(len(shape))],
+            [-ends.get(axis, 0) for axis in range(len(shape))],
+        )
+    matrices = {}
+    for axis in axes:
+        begin, end, size = begins[axis], ends[axis], shape[axis]
+        if begin or end:
+            # np.pad has the same modes under the same names; negative amounts crop.
+            padded = np.pad(np.arange(size), (max(begin, 0), max(end, 0)), mode=mode)  # type: ignore[call-overload]
+            kept = padded[max(-begin, 0) : len(padded) - max(-end, 0)]
+            matrices[axis] = np.eye(size)[kept]
+    return _transposed(s, matrices)
+
+
+def _resize(s: Step) -> Term:
+    """The matrix of each axis is what the operator makes of an identity matrix, by ONNX's reference evaluator."""
+    attributes = {
+        name: attribute.value
+        for name, attribute in s.node.attributes.items()
+        if name not in ("axes", "keep_aspect_ratio_policy")
+    }
+    if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise s.unsupported("crops (tf_crop_and_resize), which has no rule")
+    shape, out = s.shape(), s.output_shape
+    axes = s.integers("axes", range(len(shape)))
+    by_scale = s.has(2) and s.constant(2).size > 0
+    scales = dict(zip(axes, s.constant(2).tolist(), strict=True)) if by_scale else {}
+    matrices = {}
+    for axis, (size, to) in enumerate(zip(shape, out, strict=True)):
+        if size == to and scales.get(axis, 1.0) == 1.0:
+            continue
+        given = (
+            {"scales": np.array([1, scales[axis]], np.float32)}
+            if by_scale
+            else {"sizes": np.array([size, to], np.int64)}
+        )
+        name = next(iter(given))
+        inputs = ["x", "", "scales"] if by_scale else ["x", "", "", "sizes"]
+        node = helper.make_node("Resize", inputs, ["y"], **attributes)
+        graph = helper.make_graph(
+            [node],
+            "resize",
+            [
+                helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, None),
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given[name].dtype), None),
+            ],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", s.opset)])
+        (rows,) = ReferenceEvaluator(model).run(None, {"x": np.eye(size), **given})
+        matrices[axis] = np.asarray(rows).T
+    return _transposed(s, matrices)
+
+
+SAMPLING: dict[str, Rule] = {"Gather": _gather, "Pad": _pad, "Resize": _resize, "Slice": _slice}

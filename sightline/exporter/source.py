@@ -1,0 +1,146 @@
+"""Reading a network: a torch module or an ONNX file becomes an ``onnx_ir`` model, nothing about it changed yet."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from sightline.errors import ExportError, MissingPackageError
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 21
+"""What every graph is written in, unless the network needs a newer one: the first with a usable GroupNormalization."""
+OLDEST_OPSET = 11
+
+logger = logging.getLogger(__name__)
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file; its weights may be external data beside it.
+
+    Raises:
+        ExportError: no such file, no ONNX, truncated, or external data missing, too short or outside the folder.
+    """
+    if not path.is_file():
+        raise ExportError(f"there is no file {path}.")
+    try:
+        proto = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise ExportError(f"{path} is no ONNX file, or a truncated one ({error}): copy it again.") from error
+    if not proto.graph.node:
+        raise ExportError(f"{path} holds no graph: it is no ONNX file, or a truncated one. Copy it again.")
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, path)
+    try:
+        return ir.load(path)
+    except Exception as error:
+        raise ExportError(f"{path} could not be read as an ONNX graph: {error}.") from error
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    folder = path.parent.resolve()
+    file = (folder / location).resolve()
+    if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
+        raise ExportError(
+            f"{path}: tensor {tensor.name!r} stores its data at {location!r}, outside the model's folder. "
+            "That is refused: a model must not read other files. Save it again with its data beside it."
+        )
+    if not file.is_file():
+        raise ExportError(f"{path}: the external data {location!r} of tensor {tensor.name!r} is missing. Copy it too.")
+    offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+    if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+        raise ExportError(f"{path}: the external data {location!r} is too short for {tensor.name!r}. Copy it again.")
+
+
+def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir.Model:
+    """Export a torch module with ``torch.onnx`` (dynamo), its batch dynamic, in evaluation mode.
+
+    Args:
+        module: left in the mode it was in.
+        example: N×C×H×W, float32.
+
+    Raises:
+        MissingPackageError: torch or onnxscript is not installed.
+        ExportError: torch cannot export the module.
+    """
+    try:
+        import onnxscript  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise MissingPackageError(error.name or "torch", purpose="exporting a torch module", extra="torch") from error
+
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.dtype != torch.float32:
+        raise ExportError(f"the module's parameters are {parameter.dtype}: export it in float32 (module.float()).")
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    # A batch of two: torch takes a dimension of one for a constant.
+    batch = torch.from_numpy(np.repeat(example[:1], 2, axis=0)).to(device)
+    training = module.training
+    module.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (batch,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"torch.onnx could not export {type(module).__name__}: {error}\nIf it branches on its input, remove that; "
+            "or export it to ONNX your own way and pass the file."
+        ) from error
+    finally:
+        module.train(training)
+    if program is None:
+        raise ExportError(f"torch.onnx exported nothing for {type(module).__name__}.")
+    return program.model
+
+
+def run_torch(module: torch.nn.Module, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The module's output in evaluation mode, for the self-check."""
+    import torch
+
+    parameter = next(module.parameters(), None)
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            output: Any = module(torch.from_numpy(images).to(parameter.device if parameter is not None else "cpu"))
+    finally:
+        module.train(training)
+    if not isinstance(output, torch.Tensor):
+        raise ExportError(
+            f"{type(module).__name__} returns {type(output).__name__}, not one tensor: wrap it in a module that "
+            "returns the logits."
+        )
+    return np.asarray(output.float().cpu().numpy(), dtype=np.float32)
