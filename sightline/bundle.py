@@ -180,7 +180,7 @@ def load(path: str | Path) -> Bundle:
     content = manifest_path.read_bytes()
     try:
         document = json.loads(content)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest_path} is damaged ({error}): export the bundle again.") from error
     manifest, hashes = _parse(document, manifest_path)
     for name, expected in hashes.items():
@@ -221,13 +221,7 @@ def write(path: str | Path, save: Callable[[Path], Manifest], *, overwrite: bool
         document = {"schema": SCHEMA, **asdict(manifest), "files": {name: _sha256(temporary / name) for name in files}}
         (temporary / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
-        if target.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(replaced / target.name)
-            temporary.rename(target)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(target)
+        _put(temporary, target)
     except OSError as error:
         raise BundleError(
             f"{target} could not be written: {error.strerror or error}. Nothing was left behind."
@@ -236,6 +230,24 @@ def write(path: str | Path, save: Callable[[Path], Manifest], *, overwrite: bool
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return load(target)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Rename a folder to its final name; one that stands there goes, or comes back if that fails."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = aside / target.name
+    try:
+        target.rename(old)
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from sightline import bundle
 from sightline.exporter.builder import Builder, Term
 from sightline.exporter.gradient import differentiate, expose, static_shape
-from sightline.exporter.network import Network, simplify
+from sightline.exporter.network import Network, tidy
 
 
 def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
@@ -46,7 +46,7 @@ def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
         expose(builder, builder.term(maps), block.features, shape)
         expose(builder, gradient, block.gradient, shape)
         expose(builder, builder.mean(gradient, (2, 3), keepdims=False), block.alpha, shape[:2])
-    simplify(model)
+    tidy(model)
     return model
 
 

@@ -21,6 +21,20 @@ from sightline.errors import ExportError, NoBlocksError
 SHRINK = 1.5
 """A level ends where a side shrinks by this factor; convolutions without padding shrink by less (149 → 147)."""
 _LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_NONLINEAR = {
+    "Celu",
+    "Clip",
+    "Elu",
+    "Erf",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "LRN",
+    "MaxPool",
+    "Mish",
+    "PRelu",
+} | {"Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu"}
 _PASSING = {"Pad", "Dropout", "Identity", "Cast"}
 _ACTIVATED = {
     "BatchNormalization",
@@ -49,6 +63,8 @@ class Cut:
     """Channels, height, width."""
     convolutions: int
     """How many convolutions lie before it."""
+    activated: bool
+    """Whether it is more than a linear function of the image, as the patch embedding of a transformer is."""
     learned_after: int
     """How many layers with weights lie behind it."""
 
@@ -68,7 +84,7 @@ def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str)
     chosen: list[Cut] = []
     for level in _levels(cuts(graph, image, logits, layout)):
         before = chosen[-1].convolutions if chosen else 0
-        candidates = [cut for cut in level if cut.convolutions > before and cut.learned_after]
+        candidates = [cut for cut in level if cut.convolutions > before and cut.activated and cut.learned_after]
         candidates = [cut for cut in candidates if _operator(cut.value) not in _PASSING]
         if candidates:
             chosen.append(_narrow(candidates))
@@ -92,7 +108,7 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
     learned = sum(_is_learned(node) for node in nodes)
     first = {image: layout == "NCHW"}
     live = {image}
-    convolutions = 0
+    convolutions, activated = 0, False
     found = []
     for node in nodes:
         dependent = [value for value in node.inputs if value is not None and value in inside]
@@ -102,6 +118,7 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
                 live.discard(value)
         live.update(value for value in node.outputs if uses.get(value) or value is logits)
         convolutions += node.op_type == "Conv"
+        activated |= node.op_type in _NONLINEAR
         learned -= _is_learned(node)
         output = node.outputs[0]
         first[output] = _channels_first(node, first.get(dependent[0], True))
@@ -109,7 +126,7 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
         if live == {output} and len(shape) == 4 and first[output]:
             _, channels, height, width = (size if isinstance(size, int) else 0 for size in shape)
             if height * width > 1:
-                found.append(Cut(output, (channels, height, width), convolutions, learned))
+                found.append(Cut(output, (channels, height, width), convolutions, activated, learned))
     return found
 
 

@@ -92,18 +92,23 @@ def prepare(
         raise ExportError("softmax over one class is always 1: pass activation='sigmoid' (--activation sigmoid).")
     for version in (model, single):
         _end(version.graph, kind, len(shape))
-    simplify(model)
-    simplify(single)
+        tidy(version)
     return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending)
 
 
 def simplify(model: ir.Model) -> None:
-    """Fold constants, drop what nothing uses, and infer shapes and types."""
-    # Folded without a limit on what shape arithmetic needs, but weights are never expanded.
+    """Fold constants, drop what does nothing, and infer shapes and types."""
     optimizer.fold_constants(model, onnx_shape_inference=True)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.IdentityEliminationPass(),
+    )(model)
+    tidy(model)
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop what nothing uses, sort, infer shapes; unlike :func:`simplify` it keeps one tensor two outputs."""
+    ir.passes.Sequential(
         passes.RemoveUnusedNodesPass(),
         passes.TopologicalSortPass(),
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),

@@ -38,13 +38,14 @@ def read_onnx(path: Path) -> ir.Model:
         proto = onnx.load_model(path, load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise ExportError(f"{path} is no ONNX file, or a truncated one ({error}): copy it again.") from error
-    if not proto.graph.node:
-        raise ExportError(f"{path} holds no graph: it is no ONNX file, or a truncated one. Copy it again.")
+    if not proto.graph.node or not proto.opset_import:
+        raise ExportError(f"{path} holds no whole graph: it is no ONNX file, or a truncated one. Copy it again.")
     for tensor in _tensors(proto.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(tensor, path)
     try:
-        return ir.load(path)
+        # Read whole: what stays inside the graphs of the bundle must not point at files beside the original.
+        return ir.external_data.load_to_model(ir.load(path))
     except Exception as error:
         raise ExportError(f"{path} could not be read as an ONNX graph: {error}.") from error
 
