@@ -21,8 +21,10 @@ from sightline.exporter.network import Network
 CLASSIFIER_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 5e-2
 """A wrong rule is off by far more; difference quotients in float32 across ReLUs can be off by a third of this."""
-STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-"""Step lengths, relative to the norm of the feature maps."""
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-1)
+"""Step lengths, relative to the norm of the feature maps, in the order in which they are tried."""
+ENOUGH = GRADIENT_TOLERANCE / 10
+"""An agreement that needs no other step."""
 NOISE = 0.1
 """Share of noise in the direction along which the quotient is taken."""
 NEGLIGIBLE = 1e-7
@@ -186,6 +188,8 @@ def _directional_error(
         scale = max(abs(derivative), abs(quotient), TINY)
         distances.append(abs(quotient - derivative) / scale)
         bounds.append(rounding / step / scale)
+        if distances[-1] + bounds[-1] < ENOUGH:
+            break
     best = int(np.argmin(np.add(distances, bounds)))
     return distances[best], bounds[best]
 

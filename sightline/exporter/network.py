@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,12 +12,16 @@ import onnx_ir.passes.common as passes
 from onnxscript import optimizer, version_converter
 
 from sightline import bundle
-from sightline.errors import ExportError
+from sightline.errors import ExportError, UnsupportedOperatorError
 from sightline.exporter.builder import Builder
 from sightline.exporter.gradient import expose, static_shape
 from sightline.exporter.source import OLDEST_OPSET, OPSET
 
-RESERVED = {bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.RIVALS}
+RESERVED = re.compile(
+    "|".join(
+        (bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.RIVALS, r"(features|gradient|alpha|delta)\.\d+")
+    )
+)
 FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
     "Softmax": "softmax",
     "LogSoftmax": "softmax",
@@ -63,10 +68,14 @@ def prepare(
         output: which output holds the classes, where there are several.
 
     Raises:
+        UnsupportedOperatorError: an operator is none of the ONNX standard's.
         ExportError: not one image input, a size left open, not one N×K output, too old an opset.
     """
     _upgrade(model)
     graph = model.graph
+    for node in graph:
+        if node.domain not in ("", "ai.onnx"):
+            raise UnsupportedOperatorError(f"{node.domain}::{node.op_type}", node.name or "", "is no standard operator")
     image = _image_input(graph)
     result = _classes_output(graph, output)
     _rename_reserved(graph, image)
@@ -184,12 +193,12 @@ def _classes_output(graph: ir.Graph, name: str | None) -> ir.Value:
 def _rename_reserved(graph: ir.Graph, image: ir.Value) -> None:
     """Free the names that the bundle's own inputs and outputs carry."""
     values = ir.convenience.create_value_mapping(graph)
-    for name in RESERVED & values.keys():
-        value = values[name]
-        fresh = "image" if value is image else f"{name}.original"
+    for name in [name for name in values if RESERVED.fullmatch(name)]:
+        fresh = "image" if values[name] is image else f"{name}.original"
         while fresh in values:
             fresh += "_"
-        value.name = fresh
+        values[name].name = fresh
+        values[fresh] = values[name]
 
 
 def _image_facts(

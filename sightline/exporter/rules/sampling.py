@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 from sightline.exporter.builder import Term
 from sightline.exporter.gradient import Step
@@ -77,7 +77,23 @@ def _pad(s: Step) -> Term:
 
 
 def _resize(s: Step) -> Term:
-    """The matrix of each axis is what the operator makes of an identity matrix, by ONNX's reference evaluator."""
+    shape, out = s.shape(), s.output_shape
+    axes = s.integers("axes", range(len(shape)))
+    scales = {}
+    if s.has(2) and s.constant(2).size:
+        scales = dict(zip((axis % len(shape) for axis in axes), s.constant(2).tolist(), strict=True))
+    return _transposed(
+        s,
+        {
+            axis: _resize_matrix(s, size, to, scales.get(axis))
+            for axis, (size, to) in enumerate(zip(shape, out, strict=True))
+            if size != to or scales.get(axis, 1.0) != 1.0
+        },
+    )
+
+
+def _resize_matrix(s: Step, size: int, to: int, scale: float | None) -> Matrix:
+    """What ONNX Runtime makes of the rows of an identity matrix: the operator has too many modes to write them anew."""
     attributes = {
         name: attribute.value
         for name, attribute in s.node.attributes.items()
@@ -85,35 +101,19 @@ def _resize(s: Step) -> Term:
     }
     if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise s.unsupported("crops (tf_crop_and_resize), which has no rule")
-    shape, out = s.shape(), s.output_shape
-    axes = s.integers("axes", range(len(shape)))
-    by_scale = s.has(2) and s.constant(2).size > 0
-    scales = dict(zip(axes, s.constant(2).tolist(), strict=True)) if by_scale else {}
-    matrices = {}
-    for axis, (size, to) in enumerate(zip(shape, out, strict=True)):
-        if size == to and scales.get(axis, 1.0) == 1.0:
-            continue
-        given = (
-            {"scales": np.array([1, scales[axis]], np.float32)}
-            if by_scale
-            else {"sizes": np.array([size, to], np.int64)}
-        )
-        name = next(iter(given))
-        inputs = ["x", "", "scales"] if by_scale else ["x", "", "", "sizes"]
-        node = helper.make_node("Resize", inputs, ["y"], **attributes)
-        graph = helper.make_graph(
-            [node],
-            "resize",
-            [
-                helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, None),
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given[name].dtype), None),
-            ],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", s.opset)])
-        (rows,) = ReferenceEvaluator(model).run(None, {"x": np.eye(size), **given})
-        matrices[axis] = np.asarray(rows).T
-    return _transposed(s, matrices)
+    if scale is None:
+        name, given = "sizes", helper.make_tensor("sizes", onnx.TensorProto.INT64, [4], [1, 1, size, to])
+    else:
+        name, given = "scales", helper.make_tensor("scales", onnx.TensorProto.FLOAT, [4], [1, 1, 1, scale])
+    node = helper.make_node(
+        "Resize", ["x", "", *(["scales"] if name == "scales" else ["", "sizes"])], ["y"], **attributes
+    )
+    x, y = (helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None) for end in "xy")
+    graph = helper.make_graph([node], "resize", [x], [y], [given])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", s.opset)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {"x": np.eye(size, dtype=np.float32)[None, None]})
+    return np.asarray(rows[0, 0].T, np.float64)
 
 
 SAMPLING: dict[str, Rule] = {"Gather": _gather, "Pad": _pad, "Resize": _resize, "Slice": _slice}

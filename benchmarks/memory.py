@@ -1,0 +1,97 @@
+"""Peak memory at 4000 masks beside 400: each in a process of its own, the highest resident set of its whole life.
+
+The network, the image and the way of the data are the same; only how many of the feature maps are kept differs.
+
+    python benchmarks/memory.py [--bundle resnet50.sightline] [--masks 400 4000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import record
+
+import sightline
+from sightline.kernels import Kernels
+from sightline.runtime.attributions import Attributions
+from sightline.runtime.batching import Scored
+from sightline.runtime.fusion import fuse_blocks
+from sightline.runtime.masks import MaskSet
+from sightline.runtime.method import Doubles
+from sightline.runtime.sise import select_masks
+
+
+@dataclass(frozen=True)
+class Count:
+    """SISE with a given number of maps, whatever their gradients: of every block its share, over again if need be."""
+
+    masks_wanted: int
+    name: ClassVar[str] = "count"
+
+    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
+        maps = sum(block.block.channels for block in attributions.blocks)
+        return select_masks(
+            attributions,
+            kernels,
+            lambda alpha: np.arange(round(self.masks_wanted * len(alpha) / maps)) % len(alpha),
+        )
+
+    def explain(
+        self, blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
+    ) -> tuple[Doubles, dict[str, Doubles]]:
+        return fuse_blocks(blocks, size, kernels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, help="an existing bundle (default: a ResNet-50, exported first)")
+    parser.add_argument("--masks", type=int, nargs="+", default=[400, 4000])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/memory.json")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        explain(arguments.bundle, arguments.masks[0], arguments.seed)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.bundle
+        if path is None:
+            from networks import resnet50
+
+            path = resnet50(Path(folder) / "resnet50.sightline", arguments.seed).path
+        figures: dict[str, float] = {}
+        for count in arguments.masks:
+            options = ["--bundle", str(path), "--masks", str(count), "--seed", str(arguments.seed)]
+            command = [sys.executable, __file__, "--child", *options]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            passes, peak = json.loads(done.stdout)
+            figures[f"passes of {count}"] = passes
+            figures[f"peak MiB at {count}"] = peak
+            print(f"{passes} masks: {peak:.0f} MiB")
+    first, *_, last = (figures[f"peak MiB at {count}"] for count in arguments.masks)
+    figures["ratio"] = last / first
+    record.write("memory", {"seed": arguments.seed, "masks": arguments.masks}, figures, arguments.output)
+    print(f"ratio {last / first:.3f}")
+
+
+def explain(path: Path, masks: int, seed: int) -> None:
+    """Explain one image and print the number of passes and the peak in MiB, as JSON."""
+    with sightline.Explainer(path, Count(masks)) as explainer:
+        spec = explainer.bundle.input
+        image = np.random.default_rng(seed).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
+        explanation = explainer(image)
+    print(json.dumps([explanation.passes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+
+
+if __name__ == "__main__":
+    main()

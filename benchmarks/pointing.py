@@ -1,0 +1,139 @@
+"""Does the map lie where the defect is? EBPG on unseen pictures of the demo's kind, beside what must be beaten.
+
+EBPG, the energy-based pointing game, is the share of a map's sum that lies inside the true defect. Beside SISE and
+Ada-SISE stand plain Grad-CAM on the last block, the raw gradient of the logit with respect to the image (the largest
+magnitude over the channels), a Gaussian blob in the centre, and a uniform map. Every method explains the true class.
+
+    python benchmarks/pointing.py [--per-class 25]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime
+import record
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples" / "surface"))
+
+from render import LABELS, Sample, render
+
+import sightline
+from sightline import demo
+from sightline.bindings import open_engine
+from sightline.bundle import LOGITS, RIVALS, TARGET, Bundle
+from sightline.exporter.gradient import vector_jacobian
+from sightline.exporter.network import prepare
+from sightline.exporter.source import read_onnx
+from sightline.kernels import kernels_for
+from sightline.runtime.image import prepare as preprocessed
+
+FIRST_SEED = 7_000_000
+"""Away from the seeds of training, test and demo pictures."""
+
+Map: TypeAlias = npt.NDArray[Any]
+Method: TypeAlias = Callable[[Sample], Map]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-class", type=int, default=25, help="pictures of each kind of defect (25)")
+    parser.add_argument("--bundle", type=Path, default=demo.BUNDLE, help="of the demo's network (the packaged one)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/pointing.json")
+    arguments = parser.parse_args()
+    bundle = sightline.load(arguments.bundle)
+    methods: dict[str, Method] = {
+        "sise": explained(bundle, "sise"),
+        "ada-sise": explained(bundle, "ada-sise"),
+        "grad-cam": grad_cam(bundle),
+        "input gradient": input_gradient(bundle),
+        "centre blob": lambda sample: centre_blob(sample.mask.shape),
+        "uniform": lambda sample: np.ones(sample.mask.shape),
+    }
+    shares: dict[str, list[float]] = {name: [] for name in methods}
+    for label in LABELS[1:]:
+        for number in range(arguments.per_class):
+            sample = render(label, FIRST_SEED + number)
+            for name, method in methods.items():
+                shares[name].append(ebpg(method(sample), sample.mask))
+    figures: dict[str, Any] = {"pictures": len(shares["sise"])}
+    random = np.random.default_rng(arguments.seed)
+    for name, values in shares.items():
+        low, high = interval(np.array(values), random)
+        figures |= {f"{name} EBPG %": 100 * float(np.mean(values)), f"{name} low": low, f"{name} high": high}
+        print(f"{name:>15}  EBPG {100 * np.mean(values):5.1f} %   95 % interval {low:.1f} to {high:.1f}")
+    for other in ("grad-cam", "input gradient", "centre blob"):
+        low, high = interval(np.array(shares["sise"]) - np.array(shares[other]), random)
+        figures |= {f"sise minus {other} low": low, f"sise minus {other} high": high}
+    parameters = {"seed": arguments.seed, "first_seed": FIRST_SEED, "per_class": arguments.per_class}
+    record.write("pointing", parameters, figures, arguments.output)
+
+
+def ebpg(saliency: Map, mask: npt.NDArray[np.bool_]) -> float:
+    return float(saliency[mask].sum() / saliency.sum())
+
+
+def interval(values: Map, random: np.random.Generator) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean, in per cent."""
+    means = values[random.integers(0, len(values), (4000, len(values)))].mean(axis=1)
+    low, high = np.percentile(100 * means, (2.5, 97.5)).tolist()
+    return low, high
+
+
+def explained(bundle: Bundle, method: str) -> Method:
+    explainer = sightline.Explainer(bundle, method)
+    return lambda sample: explainer(sample.image, sample.label).saliency
+
+
+def grad_cam(bundle: Bundle) -> Method:
+    """ReLU(Σ_k w_k·A_k) on the last block, w_k the spatial mean of ∂z_c/∂A_k (Selvaraju et al., ICCV 2017)."""
+    spec = bundle.input
+    engine = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
+    kernels = kernels_for(engine.device)
+    block = bundle.blocks[-1]
+
+    def method(sample: Sample) -> Map:
+        engine.buffers[spec.name][0] = preprocessed(sample.image, spec).array
+        engine.buffers[TARGET][:] = sample.label
+        engine.buffers[RIVALS][:] = 0
+        engine.run()
+        low = np.einsum("k,khw->hw", engine.buffers[block.alpha][0], engine.buffers[block.features][0])
+        return np.asarray(kernels.upsample(np.maximum(low, 0), (spec.height, spec.width)))
+
+    return method
+
+
+def input_gradient(bundle: Bundle) -> Method:
+    """|∂z_c/∂I|, the largest of the channels."""
+    spec = bundle.input
+    network = prepare(read_onnx(bundle.classifier), activation="none", output=LOGITS)
+    model = ir.to_proto(vector_jacobian(network.single, LOGITS, [network.image]))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def method(sample: Sample) -> Map:
+        feed = {
+            network.image: preprocessed(sample.image, spec).array[None],
+            "seed": np.eye(bundle.classes, dtype=np.float32)[sample.label][None],
+        }
+        (gradient,) = session.run([f"gradient.{network.image}"], feed)
+        return np.asarray(np.abs(gradient[0]).max(axis=0))
+
+    return method
+
+
+def centre_blob(shape: tuple[int, ...]) -> Map:
+    """A Gaussian of a quarter of the image's height."""
+    rows, columns = (np.arange(size) - (size - 1) / 2 for size in shape)
+    return np.asarray(np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / (2 * (shape[0] / 4) ** 2)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""``sightline doctor``: what is installed, what works, and how to get what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from sightline import __version__
+from sightline.cli.table import table
+
+NAME = "doctor"
+HELP = "show versions, engines and devices, and how to get what is missing"
+DESCRIPTION = """\
+Show what is installed, which engines and devices can be used, what is missing for which task, and how to get it.
+The exit code is 1 if this machine cannot explain."""
+EXAMPLES = """\
+examples:
+  sightline doctor
+  sightline doctor --json                            for a bug report"""
+
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "torch",
+    "openvino",
+    "cupy-cuda13x",
+    "tensorrt-cu13",
+    "pycuda",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something a user may want to do, and the packages that it takes."""
+
+    name: str
+    packages: tuple[str, ...]
+    remedy: str
+
+
+TASKS = (
+    Task("export ONNX files", ("onnx", "onnx-ir", "onnxscript"), "pip install 'sightline[export]'"),
+    Task("export torch modules", ("torch", "onnx", "onnx-ir", "onnxscript"), "pip install 'sightline[torch]'"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings."""
+    found = findings()
+    print(json.dumps(found, indent=2) if arguments.json else _text(found))
+    return 0 if any(engine["ready"] for engine in found["engines"]) else 1
+
+
+def findings() -> dict[str, Any]:
+    """Versions, engines, tasks and problems. Each missing thing comes with its remedy."""
+    from sightline.bindings import available
+
+    versions = {name: _version(name) for name in PACKAGES}
+    devices, problems = _onnxruntime(versions)
+    engines = [
+        {
+            "name": engine.name,
+            "version": engine.version,
+            "device": engine.device,
+            "ready": engine.version is not None and bool(devices),
+            "remedy": None if engine.version else engine.hint,
+        }
+        for engine in available()
+    ]
+    tasks = []
+    for task in TASKS:
+        missing = [package for package in task.packages if versions[package] is None]
+        tasks.append({"name": task.name, "missing": missing, "remedy": task.remedy if missing else None})
+    return {
+        "sightline": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "engines": engines,
+        "onnxruntime_providers": devices,
+        "tasks": tasks,
+        "problems": problems,
+    }
+
+
+def _onnxruntime(versions: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
+    """The providers that ONNX Runtime brings, and what is wrong with its installation."""
+    problems = []
+    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want"
+        )
+    try:
+        return list(importlib.import_module("onnxruntime").get_available_providers()), problems
+    except ModuleNotFoundError:
+        return [], problems
+    except Exception as error:  # a shared library that does not load, for instance
+        return [], [*problems, f"onnxruntime is installed but cannot be imported ({error}): install it again"]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    engines = [(e["name"], e["version"] or "–", e["device"], _state(e["ready"], e["remedy"])) for e in found["engines"]]
+    tasks = [(t["name"], _state(not t["missing"], t["remedy"], t["missing"])) for t in found["tasks"]]
+    packages = [(name, version or "–") for name, version in found["packages"].items()]
+    parts = [
+        f"sightline {found['sightline']}, Python {found['python']}, {found['platform']}, {found['cpus']} CPUs",
+        "engines to explain with\n" + table(engines),
+        "providers of ONNX Runtime\n  " + (", ".join(found["onnxruntime_providers"]) or "none"),
+        "other tasks\n" + table(tasks),
+        "packages\n" + table(packages),
+    ]
+    if found["problems"]:
+        parts.append("problems\n" + "\n".join(f"  {problem}" for problem in found["problems"]))
+    return "\n\n".join(parts)
+
+
+def _state(ready: bool, remedy: str | None, missing: Sequence[str] = ()) -> str:
+    if ready:
+        return "ready"
+    lack = f"{', '.join(missing)} missing" if missing else "not installed" if remedy else "does not load"
+    return f"{lack}: {remedy}" if remedy else lack

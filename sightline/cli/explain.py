@@ -1,0 +1,121 @@
+"""``sightline explain``: images in, pictures of what decided out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.cli.method import add_arguments as add_method_arguments
+from sightline.cli.method import chosen
+from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline import Explanation
+
+NAME = "explain"
+HELP = "explain what a network decided about images"
+DESCRIPTION = """\
+Explain what the network in a bundle decided about each image: one line per image, and a picture with the map of the
+pixels that decided, named IMAGE.METHOD.png. An image that cannot be explained does not stop the others; the exit code
+is then 1."""
+EXAMPLES = """\
+examples:
+  sightline explain steel.sightline part.png
+  sightline explain steel.sightline line/*.png --method ada-sise -o out/
+  sightline explain steel.sightline part.png --target crack --mu 0.3
+  sightline explain steel.sightline part.png --json --save npz,json"""
+FORMATS = ("png", "npz", "json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="made by 'sightline export'")
+    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="anything that Pillow opens")
+    parser.add_argument("--target", metavar="CLASS", help="index or label to explain (default: what was predicted)")
+    add_method_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", type=Path, default=Path("explanations"), help="default: explanations/"
+    )
+    parser.add_argument(
+        "--save", metavar="KIND,…", type=_formats, default=("png",), help="any of png (default), npz, json"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per image instead of a line of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain one image after the other."""
+    import sightline
+    from sightline.cli.progress import Progress
+
+    method = chosen(arguments)
+    bundle = sightline.load(arguments.bundle)
+    target = None if arguments.target is None else bundle.target(arguments.target)
+    failed = False
+    with (
+        Progress() as progress,
+        sightline.Explainer(bundle, method, arguments.engine, arguments.batch_size, progress=progress) as explainer,
+    ):
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        for image, name in zip(arguments.images, distinct_names(arguments.images), strict=True):
+            progress.image(image.name)
+            try:
+                explanation = explainer(image, target=target)
+            except SightlineError as error:
+                failed = True
+                progress.say(f"sightline: error: {image}: {error}", error=True)
+                continue
+            files = [arguments.output / f"{name}.{arguments.method}.{kind}" for kind in arguments.save]
+            for file in files:
+                explanation.save(file)
+            progress.say((_json if arguments.json else _line)(image, explanation, files))
+    return 1 if failed else 0
+
+
+def distinct_names(images: Sequence[Path]) -> list[str]:
+    """The stem of every image, numbered where it is taken, whatever the case: a/x.png and b/X.jpg are x and X-2."""
+    taken: set[str] = set()
+    found = []
+    for image in images:
+        name, number = image.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{image.stem}-{number}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
+
+
+def _line(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
+    cost = f"{explanation.passes} passes, {explanation.timings['total']:.2f} s"
+    return f"{image}: {explanation.label} {explanation.score:.3f}, {cost} → {', '.join(map(str, files))}"
+
+
+def _json(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
+    return json.dumps(
+        {
+            "image": str(image),
+            "files": [str(file) for file in files],
+            "target": explanation.target,
+            "label": explanation.label,
+            "score": explanation.score,
+            "method": explanation.method,
+            "parameters": dict(explanation.parameters),
+            "regions": [asdict(region) for region in explanation.regions()],
+            "passes": explanation.passes,
+            "timings": dict(explanation.timings),
+            "engine": explanation.engine,
+            "bundle_hash": explanation.bundle_hash,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    kinds = tuple(kind.strip().lower() for kind in text.split(","))
+    if unknown := [kind for kind in kinds if kind not in FORMATS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")
+    return kinds

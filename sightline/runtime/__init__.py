@@ -1,0 +1,1 @@
+"""The methods, the batching of masked passes, fusion, and the explanation they end in."""

@@ -1,0 +1,112 @@
+"""sightline explain: files, lines, JSON, and images that cannot be explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.cli import main
+from sightline.cli.explain import distinct_names
+
+
+def test_one_picture_per_image(
+    bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(bundle), *map(str, images)]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert said.err == ""
+    written = sorted((folder / "explanations").iterdir())
+    assert [file.name for file in written] == ["part-2.sise.png", "part.sise.png"]
+    assert all(min(Image.open(file).size) > 32 for file in written)
+
+
+def test_every_format(bundle: Path, images: list[Path], folder: Path) -> None:
+    options = ["--method", "ada-sise", "--save", "png,npz,json", "-o", "out"]
+    assert main(["explain", str(bundle), str(images[1]), *options]) == 0
+    assert sorted(file.name for file in (folder / "out").iterdir()) == [
+        "part.ada-sise.json",
+        "part.ada-sise.npz",
+        "part.ada-sise.png",
+    ]
+    with np.load(folder / "out" / "part.ada-sise.npz") as arrays:
+        assert arrays["saliency"].shape == (32, 32)
+        assert arrays["image_saliency"].shape == (40, 60)
+    assert json.loads((folder / "out" / "part.ada-sise.json").read_text())["method"] == "ada-sise"
+
+
+def test_json_lines(bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(bundle), *map(str, images), "--json", "--target", "scratch", "--mu", "0.3"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["target"], first["label"], first["parameters"]) == (1, "scratch", {"mu": 0.3})
+    assert [first["image"], second["image"]] == [str(image) for image in images]
+    assert Path(second["files"][0]).is_file()
+
+
+@pytest.mark.parametrize(("target", "expected"), [("2", 2), ("3", 2), ("good", 0)])
+def test_targets(
+    target: str,
+    expected: int,
+    bundle: Path,
+    images: list[Path],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["explain", str(bundle), str(images[0]), "--target", target, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"] == expected
+
+
+@pytest.mark.parametrize("target", ["rust", "7"])
+def test_a_class_that_does_not_exist(
+    target: str, bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(bundle), *map(str, images), "--target", target]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, "once, not once per image"
+    assert target in said
+    assert not (folder / "explanations").exists()
+
+
+def test_a_bad_image_does_not_stop_the_others(
+    bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.png").write_text("no picture")
+    paths = ["missing.png", "text.png", str(images[0]), str(folder)]
+    assert main(["explain", str(bundle), *paths]) == 1
+    said = capsys.readouterr()
+    assert [line.split(": ")[2] for line in said.err.splitlines()] == ["missing.png", "text.png", str(folder)]
+    assert said.out.startswith(str(images[0]))
+    assert [file.name for file in (folder / "explanations").iterdir()] == ["part.sise.png"]
+
+
+def test_the_image_itself_is_never_overwritten(bundle: Path, images: list[Path], folder: Path) -> None:
+    shutil.copy(images[0], folder / "part.png")
+    before = (folder / "part.png").read_bytes()
+    assert main(["explain", str(bundle), "part.png", "-o", "."]) == 0
+    assert (folder / "part.png").read_bytes() == before
+    assert (folder / "part.sise.png").is_file()
+
+
+def test_a_folder_that_cannot_be_written(
+    bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").write_text("a file")
+    assert main(["explain", str(bundle), str(images[0]), "-o", "out"]) == 1
+    assert "sightline: error: " in capsys.readouterr().err
+
+
+def test_an_engine_that_does_not_exist(
+    bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(bundle), str(images[0]), "--engine", "steam"]) == 1
+    assert "steam" in capsys.readouterr().err
+
+
+def test_distinct_names() -> None:
+    given = ["a/x.png", "b/x.png", "x-2.png", "X.jpg", "y.tar.png"]
+    assert distinct_names([Path(name) for name in given]) == ["x", "x-2", "x-2-2", "X-3", "y.tar"]

@@ -1,0 +1,124 @@
+"""Help, version, exit codes, and what a user sees of an error."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sightline
+from sightline.cli import main
+from sightline.errors import BundleError
+
+COMMANDS = ("export", "inspect", "explain", "demo", "doctor")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "sightline.cli", *arguments], capture_output=True, text=True)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"\n    {command} " in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"examples:\n  sightline {command}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"sightline {sightline.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "paint",
+        "explain",
+        "explain b.sightline",
+        "explain b.sightline a.png --method rise",
+        "explain b.sightline a.png --mu 1",
+        "explain b.sightline a.png --mu nan",
+        "explain b.sightline a.png --batch-size 0",
+        "explain b.sightline a.png --save gif",
+        "export model.onnx",
+        "export model.onnx b --input 3x224",
+        "export model.onnx b --input 0x2x2",
+        "export model.onnx b --mean a,b",
+        "export model.onnx b --colour HSV",
+        "export model.onnx b --labels missing.txt",
+        "demo --method ada-sise --mu 0.3",
+    ],
+)
+def test_a_wrong_command_line(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    assert "usage: sightline" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_exit_code_1() -> None:
+    done = run("inspect", "missing.sightline")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("sightline: error: there is no missing.sightline")
+    assert done.stderr.count("\n") == 1
+
+
+def test_verbose_shows_where_an_error_comes_from() -> None:
+    done = run("inspect", "missing.sightline", "-v")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("sightline: error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "sightline: interrupted\n"),
+        (BundleError("it is damaged"), 1, "sightline: error: it is damaged\n"),
+        (PermissionError(13, "Permission denied", "out"), 1, "Permission denied: 'out'\n"),
+    ],
+    ids=["interrupt", "error", "os-error"],
+)
+def test_exit_codes(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("sightline.cli.doctor.findings", fail)
+    assert main(["doctor"]) == code
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.cli.doctor.findings", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sightline.cli", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_logging_is_left_as_it_was(folder: Path) -> None:
+    logger = logging.getLogger("sightline")
+    before = (logger.level, list(logger.handlers))
+    main(["inspect", "missing.sightline", "-v"])
+    assert (logger.level, list(logger.handlers)) == before

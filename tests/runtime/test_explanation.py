@@ -1,0 +1,137 @@
+"""What an explanation shows and writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline import Explanation
+from sightline.errors import SaveError
+from sightline.runtime import rendering
+
+
+@pytest.fixture
+def explanation() -> Explanation:
+    """A bright spot in the middle of an image that is larger than the network's input."""
+    y, x = np.mgrid[-1:1:24j, -1:1:32j]
+    saliency = np.exp(-8 * (y**2 + x**2)).astype(np.float32)
+    saliency = (saliency - saliency.min()) / np.ptp(saliency)
+    return Explanation(
+        saliency=saliency,
+        target=3,
+        label="crack",
+        score=0.987,
+        method="sise",
+        parameters={"mu": 0.0},
+        layer_maps={"layer/1": saliency, "layer/2": saliency[::-1]},
+        passes=42,
+        timings={"passes": 0.5, "total": 0.6},
+        bundle_hash="abc",
+        engine="onnxruntime-cpu",
+        picture=Image.new("RGB", (96, 60), (90, 100, 110)),
+    )
+
+
+def test_saliency_at_the_size_of_the_image(explanation: Explanation) -> None:
+    full = explanation.image_saliency
+    assert full.shape == (60, 96)
+    assert full.dtype == np.float32
+    assert 0 <= full.min() <= full.max() <= 1
+    assert full[30, 48] > 0.95
+    assert np.asarray(explanation).tolist() == explanation.saliency.tolist()
+
+
+def test_overlay_marks_the_spot_and_leaves_the_rest(explanation: Explanation) -> None:
+    overlay = np.asarray(explanation.overlay(), np.int64)
+    assert overlay.shape == (60, 96, 3)
+    assert overlay[0, 0].tolist() == [90, 100, 110]
+    assert abs(overlay[30, 48] - (90, 100, 110)).max() > 80
+
+
+def test_a_png_holds_the_overlay_over_a_caption(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "a.png")
+    saved = np.asarray(Image.open(tmp_path / "a.png"))
+    overlay = np.asarray(explanation.overlay())
+    factor = saved.shape[1] // 96
+    assert saved.shape[1] >= 320  # a small image is enlarged, so that its caption can be read
+    np.testing.assert_array_equal(saved[: 60 * factor : factor, ::factor], overlay)
+    caption = saved[60 * factor :]
+    assert (caption < 100).any()
+    replace(explanation, label="stain").save(tmp_path / "b.png")
+    assert (np.asarray(Image.open(tmp_path / "b.png"))[60 * factor :] != caption).any()
+
+
+def test_a_long_label_is_shortened() -> None:
+    title = "a label that goes on and on " * 10
+    caption = rendering.captioned(Image.new("RGB", (400, 20)), title, "note")
+    assert caption.width == 400
+    assert (np.asarray(caption)[20:, -4:] == 255).all()
+
+
+def test_npz(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as saved:
+        np.testing.assert_array_equal(saved["saliency"], explanation.saliency)
+        np.testing.assert_array_equal(saved["image_saliency"], explanation.image_saliency)
+        np.testing.assert_array_equal(saved["layer_maps/layer/2"], explanation.layer_maps["layer/2"])
+        assert json.loads(str(saved["metadata"]))["label"] == "crack"
+
+
+def test_json(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "a.json")
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(constant)
+
+    document = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert (document["target"], document["label"], document["score"]) == (3, "crack", 0.987)
+    assert document["image"] == {"width": 96, "height": 60}
+    [region] = document["regions"]
+    x0, y0, x1, y1 = region["box"]
+    assert x0 < 48 < x1
+    assert y0 < 30 < y1
+    assert 0 < region["mass"] <= 1
+
+
+def test_json_never_holds_nan(explanation: Explanation, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace(explanation, score=float("nan")).save(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_of_zeros_has_no_regions(explanation: Explanation) -> None:
+    assert replace(explanation, saliency=np.zeros((24, 32), np.float32)).regions() == []
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.gz"])
+def test_an_unknown_suffix_is_an_error(explanation: Explanation, tmp_path: Path, name: str) -> None:
+    with pytest.raises(SaveError, match=rf"{name}.*\.png, \.npz, \.json"):
+        explanation.save(tmp_path / name)
+
+
+def test_a_failed_save_leaves_what_was_there(
+    explanation: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("before")
+
+    def full(file: Path, content: bytes) -> int:
+        file.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SaveError, match=r"a\.json.*No space left"):
+        explanation.save(path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_an_error(explanation: Explanation, tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match="No such file"):
+        explanation.save(tmp_path / "missing" / "a.png")
