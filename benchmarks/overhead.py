@@ -2,8 +2,8 @@
 
 The raw engine is timed in the same run, interleaved: every few batches of an explanation stop for one batch of the raw
 engine, so that a noisy machine disturbs both alike. The padding of the last batch, the attribution pass, masking and
-fusion all count against the explanation. ``accounted_ratio`` takes the engine's time per image from the explanation's own
-passes instead: it leaves out what the batch size costs, and does not see a noisy machine.
+fusion all count against the explanation. ``accounted_ratio`` takes the engine's time per image from the explanation's
+own passes instead: it leaves out what the batch size costs, and does not see a noisy machine.
 
     python benchmarks/overhead.py [--bundle resnet50.sightline] [--rounds 5] [--mu 0.3] [--threads 2]
 """

@@ -22,7 +22,7 @@ CLASSIFIER_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 5e-2
 """A wrong rule is off by far more; difference quotients in float32 across ReLUs can be off by a third of this."""
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-2, 1e-1)
-"""Step lengths, relative to the norm of the feature maps, in the order in which they are tried."""
+"""Step lengths, relative to the feature maps, in the order in which they are tried."""
 ENOUGH = GRADIENT_TOLERANCE / 10
 """An agreement that needs no other step."""
 NOISE = 0.1
@@ -155,18 +155,15 @@ def _directional_error(
 
     Taken along one random direction, at the step where quotient and derivative can be told apart best.
 
-    The direction is the gradient with randomly weighted entries plus some noise: in float32 the change along noise
-    alone drowns in rounding. Entries that are exactly zero (behind a ReLU) stay: max-pooling has no derivative where
-    they tie. Too long a step crosses the kinks of ReLUs, too short a one is all rounding, and which is right depends on
-    the network, hence several.
+    The direction follows the gradient's signs, so that the change stands out from float32's rounding, and moves every
+    entry in proportion to its size, randomly weighted and with some noise. Entries that are exactly zero (behind a
+    ReLU) stay: max-pooling has no derivative where they tie. Too long a step crosses the kinks of ReLUs, too short a
+    one is all rounding, and which is right depends on the network, hence several.
     """
     maps = features[index]
-    exact = gradient.astype(np.float64) * (maps != 0)
-    weighted = exact * random.uniform(0, 2, exact.shape)
-    noise = random.standard_normal(exact.shape) * (maps != 0)
-    direction = NOISE * noise / max(float(np.linalg.norm(noise)), TINY)
-    direction += weighted / max(float(np.linalg.norm(weighted)), TINY)
-    direction *= float(np.linalg.norm(maps))
+    exact = gradient.astype(np.float64)
+    weights = random.uniform(0, 2, exact.shape) * np.sign(exact) + NOISE * random.standard_normal(exact.shape)
+    direction = weights * np.abs(maps)
     derivative = float((exact * direction).sum())
 
     def scores(steps: Sequence[float]) -> npt.NDArray[np.float64]:
