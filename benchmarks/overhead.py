@@ -1,9 +1,10 @@
 """How much an explanation costs beyond the engine: its time / (passes × the engine's best time per image).
 
-The raw engine is timed in the same run, interleaved: every few batches of an explanation stop for one batch of the raw
-engine, so that a noisy machine disturbs both alike. The padding of the last batch, the attribution pass, masking and
-fusion all count against the explanation. ``accounted_ratio`` takes the engine's time per image from the explanation's
-own passes instead: it leaves out what the batch size costs, and does not see a noisy machine.
+Stretches of the raw engine, at several batch sizes of which the fastest counts, and explanations take turns in one
+run, so that a machine whose speed drifts disturbs both alike; each explanation is held against the stretches before and
+after it. They take turns in seconds, not batches: alternating single batches would cool the caches and thread pools of
+the raw engine and flatter the ratio. The padding of the last batch, the attribution pass, masking and fusion all count
+against the explanation.
 
     python benchmarks/overhead.py [--bundle resnet50.sightline] [--rounds 5] [--mu 0.3] [--threads 2]
 """
@@ -14,6 +15,8 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,9 @@ import sightline
 from sightline.bindings import Engine, open_engine
 from sightline.bundle import PROBABILITIES, Bundle
 
-BATCH_SIZES = (1, 4, 8, 16, 32)
-EVERY = 2
-"""Batches of the explanation between two of the raw engine."""
+RAW_BATCH_SIZES = (1, 8, 16)
+STRETCH = 3.0
+"""Seconds of the raw engine at each batch size between two explanations."""
 
 
 def main() -> None:
@@ -51,46 +54,35 @@ def main() -> None:
 
 def measure(bundle: Bundle, arguments: argparse.Namespace) -> Path:
     random = np.random.default_rng(arguments.seed)
-    size = best_batch_size(bundle, arguments.threads, random)
     spec = bundle.input
     image = random.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
-    ratios, accounted, explanations, per_image = [], [], [], []
-    with open_raw(bundle, size, arguments.threads, random) as raw:
-        samples: list[float] = []
-
-        def interleave(done: int, total: int) -> None:
-            if (done // explainer.batch_size) % EVERY == 0:
-                began = time.perf_counter()
-                raw.run()
-                samples.append(time.perf_counter() - began)
-
+    ratios: list[float] = []
+    explanations: list[float] = []
+    with ExitStack() as stack:
+        raw = {size: stack.enter_context(open_raw(bundle, size, arguments.threads, random)) for size in RAW_BATCH_SIZES}
         explainer = sightline.Explainer(
-            bundle,
-            sightline.SISE(mu=arguments.mu),
-            batch_size=arguments.batch_size,
-            threads=arguments.threads,
-            progress=interleave,
+            bundle, sightline.SISE(mu=arguments.mu), batch_size=arguments.batch_size, threads=arguments.threads
         )
         with explainer:
-            for round in range(arguments.rounds + 1):
-                samples.clear()
+            explainer(image)  # warms up
+            stretches = [per_image(raw)]
+            for round in range(1, arguments.rounds + 1):
                 began = time.perf_counter()
                 explanation = explainer(image)
-                seconds = time.perf_counter() - began - sum(samples)
-                if round:  # the first one warms up
-                    per_image.append(float(np.median(samples)) / size)
-                    explanations.append(seconds)
-                    ratios.append(seconds / (explanation.passes * per_image[-1]))
-                    slots = -(-explanation.passes // explainer.batch_size) * explainer.batch_size
-                    per_slot = explanation.timings["passes"] / slots
-                    accounted.append(explanation.timings["total"] / (explanation.passes * per_slot))
-                    print(f"round {round}: {explanation.passes} passes, {seconds:.2f} s, ratio {ratios[-1]:.3f}")
+                explanations.append(time.perf_counter() - began)
+                stretches.append(per_image(raw))
+                print(f"round {round}: {explanation.passes} passes, {explanations[-1]:.2f} s; raw {stretches[-1]}")
+            best = min(raw, key=lambda size: float(np.median([stretch[size] for stretch in stretches])))
+            times = [stretch[best] for stretch in stretches]
+            for seconds, before, after in zip(explanations, times, times[1:], strict=False):
+                ratios.append(seconds / (explanation.passes * (before + after) / 2))
             stages = {f"stage {name}": seconds for name, seconds in explanation.timings.items()}
             parameters = {
                 "seed": arguments.seed,
                 "mu": arguments.mu,
                 "batch_size": explainer.batch_size,
-                "raw_batch_size": size,
+                "raw_batch_sizes": list(RAW_BATCH_SIZES),
+                "raw_batch_size": best,
                 "threads": arguments.threads,
                 "maps": sum(block.channels for block in bundle.blocks),
                 "engine": explainer.engine,
@@ -101,9 +93,8 @@ def measure(bundle: Bundle, arguments: argparse.Namespace) -> Path:
         parameters,
         {
             "overhead_ratio": record.spread(ratios, "1"),
-            "accounted_ratio": record.spread(accounted, "1"),
             "explanation": record.spread(explanations, "s"),
-            "raw_engine_per_image": record.spread(per_image, "s"),
+            "raw_engine_per_image": record.spread(times, "s"),
             "passes": explanation.passes,
             **stages,
         },
@@ -111,20 +102,21 @@ def measure(bundle: Bundle, arguments: argparse.Namespace) -> Path:
     )
 
 
-def best_batch_size(bundle: Bundle, threads: int | None, random: np.random.Generator) -> int:
-    """The batch size at which the raw engine is fastest per image."""
-    engines = {size: open_raw(bundle, size, threads, random) for size in BATCH_SIZES}
-    times: dict[int, list[float]] = {size: [] for size in engines}
-    for _ in range(5):
-        for size, engine in engines.items():
+def per_image(raw: Mapping[int, Engine]) -> dict[int, float]:
+    """The raw engine's seconds per image at every batch size: the mean of a stretch of passes, without the first ones.
+
+    The mean, because an explanation's time holds the machine's hiccups too.
+    """
+    means = {}
+    for size, engine in raw.items():
+        times: list[float] = []
+        until = time.perf_counter() + STRETCH
+        while time.perf_counter() < until or len(times) < 5:
             began = time.perf_counter()
-            for _ in range(max(BATCH_SIZES) // size):
-                engine.run()
-            times[size].append((time.perf_counter() - began) / max(BATCH_SIZES))
-    for size, engine in engines.items():
-        engine.close()
-        print(f"raw engine, batch {size}: {1e3 * np.median(times[size]):.2f} ms an image")
-    return min(times, key=lambda size: float(np.median(times[size])))
+            engine.run()
+            times.append(time.perf_counter() - began)
+        means[size] = float(np.mean(times[1 + len(times) // 5 :])) / size
+    return means
 
 
 def open_raw(bundle: Bundle, size: int, threads: int | None, random: np.random.Generator) -> Engine:

@@ -32,7 +32,7 @@ def write(name: str, parameters: Mapping[str, Any], figures: Mapping[str, Any], 
     record = {
         "schema": 1,
         "benchmark": name,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(word).name for word in sys.argv],  # names only: no path of this machine
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu(),

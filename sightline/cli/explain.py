@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,23 +94,8 @@ def _line(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
 
 
 def _json(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
-    return json.dumps(
-        {
-            "image": str(image),
-            "files": [str(file) for file in files],
-            "target": explanation.target,
-            "label": explanation.label,
-            "score": explanation.score,
-            "method": explanation.method,
-            "parameters": dict(explanation.parameters),
-            "regions": [asdict(region) for region in explanation.regions()],
-            "passes": explanation.passes,
-            "timings": dict(explanation.timings),
-            "engine": explanation.engine,
-            "bundle_hash": explanation.bundle_hash,
-        },
-        ensure_ascii=False,
-    )
+    facts = {"file": str(image), "written": [str(file) for file in files], **explanation.facts()}
+    return json.dumps(facts, ensure_ascii=False, allow_nan=False)
 
 
 def _formats(text: str) -> tuple[str, ...]:

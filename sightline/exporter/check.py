@@ -16,7 +16,7 @@ from sightline import bundle
 from sightline.errors import SelfCheckError
 from sightline.exporter.builder import Builder
 from sightline.exporter.gradient import static_shape
-from sightline.exporter.network import Network
+from sightline.exporter.network import BATCH, Network
 
 CLASSIFIER_TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 5e-2
@@ -52,7 +52,7 @@ def probe_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
     values = ir.convenience.create_value_mapping(model.graph)
     builder = Builder(model.graph, "probe/")
     for index, block in enumerate(blocks):
-        delta = ir.val(f"delta.{index}", dtype=ir.DataType.FLOAT, shape=["N", *static_shape(block)[1:]])
+        delta = ir.val(f"delta.{index}", dtype=ir.DataType.FLOAT, shape=[BATCH, *static_shape(block)[1:]])
         model.graph.inputs.append(delta)
         value = values[block.name or ""]
         readers = list(value.uses())

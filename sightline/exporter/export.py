@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from sightline import __version__, bundle
+from sightline import bundle
 from sightline.errors import ExportError
 from sightline.exporter import check
 from sightline.exporter.attribution import attribution_graph
@@ -245,8 +245,8 @@ def _manifest(
     labels: tuple[str, ...] | None,
     figures: dict[str, float],
 ) -> bundle.Manifest:
-    versions = {"sightline": __version__}
-    for package in ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch"):
+    versions = {}
+    for package in ("sightline", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

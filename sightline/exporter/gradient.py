@@ -207,8 +207,8 @@ def vector_jacobian(model: ir.Model, output: str, wrt: Sequence[str], seed: str 
     return result
 
 
-def expose(builder: Builder, term: Term, name: str, shape: Sequence[int | str] | None) -> None:
+def expose(builder: Builder, term: Term, name: str, shape: Sequence[int | str]) -> None:
     """Make a tensor an output of the graph under a name of its own."""
     output = builder("Identity", term).value
-    output.name, output.shape = name, None if shape is None else ir.Shape(shape)
+    output.name, output.shape = name, ir.Shape(shape)
     builder.graph.outputs.append(output)

@@ -27,6 +27,8 @@ FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
     "LogSoftmax": "softmax",
     "Sigmoid": "sigmoid",
 }
+BATCH = "N"
+"""Name of the dynamic dimension."""
 _PASSING = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 _CONVERTER_LOG = logging.getLogger("onnxscript.version_converter")
@@ -82,7 +84,8 @@ def prepare(
     layout, (channels, height, width) = _image_facts(image, input_shape)
     size = (channels, height, width) if layout == "NCHW" else (height, width, channels)
     _free_batch(graph, image)
-    image.shape = ir.Shape(["N", *size])
+    image.shape = ir.Shape([BATCH, *size])
+    _forget_shapes(graph)
 
     ending, logits = (None, result) if activation == "none" else _final_activation(result)
     found = FINAL_ACTIVATIONS[ending] if ending else None
@@ -99,8 +102,8 @@ def prepare(
     kind = activation or found or ("sigmoid" if classes == 1 else "softmax")
     if kind == "softmax" and classes == 1:
         raise ExportError("softmax over one class is always 1: pass activation='sigmoid' (--activation sigmoid).")
-    for version in (model, single):
-        _end(version.graph, kind, len(shape))
+    for version, batch in ((model, BATCH), (single, 1)):
+        _end(version.graph, kind, len(shape), (batch, classes))
         tidy(version)
     return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending)
 
@@ -237,8 +240,6 @@ def _free_batch(graph: ir.Graph, image: ir.Value) -> None:
         if not any(value in dependent for value in node.inputs):
             continue
         dependent.update(node.outputs)
-        for output in node.outputs:
-            output.shape = None
         shape = node.inputs[1].const_value if node.op_type == "Reshape" and node.inputs[1] is not None else None
         if shape is not None and shape.size > 1 and node.inputs[0] in dependent:
             sizes = shape.numpy().copy()
@@ -266,14 +267,19 @@ def _single(model: ir.Model, shape: tuple[int, ...]) -> ir.Model:
     copy = model.clone()
     (image,) = copy.graph.inputs
     image.shape = ir.Shape(shape)
-    for node in copy.graph:
-        for value in node.outputs:
-            value.shape = None
+    _forget_shapes(copy.graph)
     simplify(copy)
     return copy
 
 
-def _end(graph: ir.Graph, activation: bundle.Activation, rank: int) -> None:
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Forget what the file says of the shapes inside: it says it of another batch."""
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+
+
+def _end(graph: ir.Graph, activation: bundle.Activation, rank: int, shape: tuple[int | str, int]) -> None:
     """End the graph in ``logits`` and ``probabilities``, both N×K."""
     builder = Builder(graph, "head/")
     logits = builder.term(graph.outputs[0])
@@ -284,5 +290,5 @@ def _end(graph: ir.Graph, activation: bundle.Activation, rank: int) -> None:
         probabilities = builder("Softmax", logits, axis=1)
     else:
         probabilities = builder("Sigmoid" if activation == "sigmoid" else "Identity", logits)
-    expose(builder, logits, bundle.LOGITS, None)
-    expose(builder, probabilities, bundle.PROBABILITIES, None)
+    expose(builder, logits, bundle.LOGITS, shape)
+    expose(builder, probabilities, bundle.PROBABILITIES, shape)

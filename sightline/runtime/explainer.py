@@ -28,7 +28,7 @@ from sightline.runtime.sise import SISE
 METHODS: Mapping[str, type[SISE] | type[AdaSISE]] = {method.name: method for method in (SISE, AdaSISE)}
 
 DEFAULT_BATCH_SIZE = 16
-"""Enough to saturate a CPU; more only adds to the padding of the last batch."""
+"""Where CPUs reach their best time per image; more only adds to the padding of the last batch."""
 
 Progress = Callable[[int, int], None]
 

@@ -70,12 +70,29 @@ class Explanation:
         """The original image with the map over it, in colours that colour-blind readers can tell apart."""
         return rendering.overlay(self.picture, self.image_saliency)
 
+    def facts(self) -> dict[str, Any]:
+        """Everything but the maps and the picture, regions included, in types that JSON knows."""
+        return {
+            "target": self.target,
+            "label": self.label,
+            "score": self.score,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "image": {"width": self.picture.width, "height": self.picture.height},
+            "regions": [asdict(region) for region in self.regions()],
+            "layers": list(self.layer_maps),
+            "passes": self.passes,
+            "timings": dict(self.timings),
+            "engine": self.engine,
+            "bundle_hash": self.bundle_hash,
+        }
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the explanation; the suffix says how.
 
         ``.png``: the overlay, captioned with label and score. ``.npz``: the maps (``saliency``, ``image_saliency``,
-        ``layer_maps/<block>``) and ``metadata``, the JSON below. ``.json``: everything but the maps and the picture,
-        regions included. Written under a temporary name and then renamed.
+        ``layer_maps/<block>``) and ``metadata``, the JSON below. ``.json``: the
+        :meth:`facts`. Written under a temporary name and then renamed.
 
         Raises:
             SaveError: another suffix, or the file cannot be written.
@@ -110,18 +127,4 @@ class Explanation:
         return buffer.getvalue()
 
     def _json(self) -> bytes:
-        document = {
-            "target": self.target,
-            "label": self.label,
-            "score": self.score,
-            "method": self.method,
-            "parameters": dict(self.parameters),
-            "image": {"width": self.picture.width, "height": self.picture.height},
-            "regions": [asdict(region) for region in self.regions()],
-            "layers": list(self.layer_maps),
-            "passes": self.passes,
-            "timings": dict(self.timings),
-            "engine": self.engine,
-            "bundle_hash": self.bundle_hash,
-        }
-        return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (json.dumps(self.facts(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -44,8 +44,8 @@ def test_json_lines(bundle: Path, images: list[Path], folder: Path, capsys: pyte
     assert main(["explain", str(bundle), *map(str, images), "--json", "--target", "scratch", "--mu", "0.3"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["target"], first["label"], first["parameters"]) == (1, "scratch", {"mu": 0.3})
-    assert [first["image"], second["image"]] == [str(image) for image in images]
-    assert Path(second["files"][0]).is_file()
+    assert [first["file"], second["file"]] == [str(image) for image in images]
+    assert Path(second["written"][0]).is_file()
 
 
 @pytest.mark.parametrize(("target", "expected"), [("2", 2), ("3", 2), ("good", 0)])

@@ -83,7 +83,7 @@ def test_the_graphs_hold_plain_operators_of_static_shape(exported: Exported) -> 
 def test_the_bundle_holds_no_local_path_and_no_stack_trace(exported: Exported) -> None:
     for file in exported.bundle.path.glob("*.onnx"):
         content = file.read_bytes()
-        for secret in (b"stack_trace", b'File "', b"site-packages", str(Path.home()).encode() + b"/", b"/work/"):
+        for secret in (b"stack_trace", b'File "', b"site-packages", str(Path.home()).encode() + b"/"):
             assert secret not in content, f"{secret!r} in {file.name}"
     assert not re.search(r'"/|\\\\', (exported.bundle.path / "manifest.json").read_text())
 

@@ -1,0 +1,52 @@
+"""What benchmarks measured is on record, and the README claims nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def figures(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text())["figures"])
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_follows_the_schema_and_names_no_path(path: Path) -> None:
+    record = json.loads(path.read_text())
+    jsonschema.validate(record, json.loads((ROOT / "benchmarks" / "schema.json").read_text()))
+    assert record["benchmark"] == path.stem
+    assert not [word for word in record["command"] if "/" in word]
+
+
+def test_the_readme_states_the_pointing_figures() -> None:
+    measured = figures("pointing")
+    rows = re.findall(
+        r"^\| ([\w -]+?) \| (\d+\.\d) \| (\d+\.\d) to (\d+\.\d) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    stated = {name.lower(): numbers for name, *numbers in rows}
+    assert stated.keys() >= {"sise", "ada-sise", "grad-cam", "input gradient", "centre blob"}
+    for name, numbers in stated.items():
+        assert numbers == [f"{measured[f'{name} {what}']:.1f}" for what in ("EBPG %", "low", "high")], name
+
+
+def test_the_readme_states_overhead_and_memory() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    ratio = figures("overhead")["overhead_ratio"]
+    assert f"**{ratio['median']:.3f}** (quartiles {ratio['quartiles'][0]:.3f} to {ratio['quartiles'][1]:.3f};" in text
+    memory = figures("memory")
+    assert f"{memory['peak MiB at 400']:.0f} MiB" in text
+    assert f"{memory['peak MiB at 4000']:.0f} MiB" in text
+
+
+def test_sise_beats_what_it_must_beat() -> None:
+    measured = figures("pointing")
+    for other in ("grad-cam", "input gradient", "centre blob"):
+        assert measured[f"sise minus {other} low"] > 0, other
