@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from sightline.errors import NoBlocksError
+from sightline.exporter import export
 from tests.exporter.conftest import Exported
 from tests.zoo import FAMILIES
 
@@ -33,3 +38,24 @@ def test_a_block_is_the_very_tensor_of_the_table(exported: Exported) -> None:
 def test_the_number_of_maps_is_that_of_the_paper(name: str, maps: int) -> None:
     (family,) = (family for family in FAMILIES if family.name == name)
     assert sum(block.channels for block in family.blocks) == maps
+
+
+class PatchTransformer(torch.nn.Module):
+    """A vision transformer in small: its only convolution cuts the image into patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 16, 8, 8)
+        self.layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = torch.nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.layer(self.patches(x).flatten(2).transpose(1, 2))
+        y: torch.Tensor = self.head(tokens.mean(1))
+        return y
+
+
+def test_a_patch_embedding_is_no_block(tmp_path: Path) -> None:
+    with pytest.raises(NoBlocksError, match="no convolutional block"):
+        export(PatchTransformer(), tmp_path / "vit.sightline", input_shape=(3, 32, 32))
+    assert not list(tmp_path.iterdir())
