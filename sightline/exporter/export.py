@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,8 @@ def inspect_onnx(
     """
     network = prepare(read_onnx(Path(path)), input_shape)
     _, found = _blocks(network, blocks)
-    return _manifest(network, _image_input(network, None, None, 1.0, None), found, None, {})
+    manifest = _manifest(network, _image_input(network, None, None, 1.0, None), found, None, {})
+    return replace(manifest, versions={})  # nothing has been made yet
 
 
 def _read(
