@@ -179,9 +179,9 @@ class Builder:
         axes = [axis for axis, (size, to) in enumerate(zip(shape, widened, strict=True)) if size != to]
         if axes:
             term = self.sum(term, axes)
-        return self.reshape_leading(term, target) if missing else term
+        return self.reshape_exactly(term, target) if missing else term
 
-    def reshape_leading(self, term: Term, shape: Shape) -> Term:
+    def reshape_exactly(self, term: Term, shape: Shape) -> Term:
         """Reshape to exactly this shape."""
         return self("Reshape", term, self.integers(shape))
 

@@ -80,16 +80,16 @@ def _matmul(s: Step) -> Gradients:
     columns = right if len(right) > 1 else (*right, 1)
     batch = out[: len(out) - (len(left) > 1) - (len(right) > 1)]
     full = (*batch, rows[-2], columns[-1])
-    g = s.g if full == out else s.builder.reshape_leading(s.g, full)
+    g = s.g if full == out else s.builder.reshape_exactly(s.g, full)
 
     def swapped(term: Term, shape: tuple[int, ...], widened: tuple[int, ...]) -> Term:
-        matrix = term if shape == widened else s.builder.reshape_leading(term, widened)
+        matrix = term if shape == widened else s.builder.reshape_exactly(term, widened)
         rank = len(widened)
         return s.builder.transpose(matrix, [*range(rank - 2), rank - 1, rank - 2])
 
     def narrowed(term: Term, shape: tuple[int, ...], widened: tuple[int, ...]) -> Term:
         summed = s.builder.unbroadcast(term, (*batch, *widened[-2:]), widened)
-        return summed if shape == widened else s.builder.reshape_leading(summed, shape)
+        return summed if shape == widened else s.builder.reshape_exactly(summed, shape)
 
     gradients = {}
     if s.needs(0):

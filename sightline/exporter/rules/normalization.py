@@ -33,7 +33,7 @@ def _layer_normalization(s: Step) -> Term:
 
 def _per_channel(s: Step, position: int) -> Term:
     """A vector of one number per channel, shaped to broadcast over N×C×…"""
-    return s.builder.reshape_leading(s.input(position), (-1, *[1] * (len(s.shape()) - 2)))
+    return s.builder.reshape_exactly(s.input(position), (-1, *[1] * (len(s.shape()) - 2)))
 
 
 def _instance_normalization(s: Step) -> Term:

@@ -10,7 +10,7 @@ from sightline.exporter.rules.rule import Gradients, Rule
 
 
 def _reshaped(s: Step) -> Term:
-    return s.builder.reshape(s.g, s.shape()) if s.shape() else s.builder.reshape_leading(s.g, ())
+    return s.builder.reshape(s.g, s.shape()) if s.shape() else s.builder.reshape_exactly(s.g, ())
 
 
 def _cast(s: Step) -> Gradients:
