@@ -22,4 +22,4 @@ choice = os.environ.get(VARIABLE, "onnxruntime")
 if choice not in ONNXRUNTIME:
     raise SystemExit(f"{VARIABLE}={choice!r} is unknown: choose one of {', '.join(ONNXRUNTIME)}.")
 
-setup(install_requires=["numpy>=1.26", "pillow>=10.1", "tqdm>=4.64", *ONNXRUNTIME[choice]])
+setup(install_requires=["numpy>=1.26", "pillow>=10.1", "psutil>=5.9", "tqdm>=4.64", *ONNXRUNTIME[choice]])

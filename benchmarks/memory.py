@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import record
+from contenders import resident
 
 import sightline
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
-from sightline.runtime.fusion import fuse_blocks
-from sightline.runtime.masks import MaskSet
-from sightline.runtime.method import Doubles
-from sightline.runtime.sise import select_masks
+from sightline.runtime.method import Output, Plan
+from sightline.runtime.sise import fused_plan
 
 
 @dataclass(frozen=True)
@@ -37,19 +33,16 @@ class Count:
 
     masks_wanted: int
     name: ClassVar[str] = "count"
+    output: ClassVar[Output] = "probabilities"
+    rivals: ClassVar[bool] = True
 
-    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         maps = sum(block.block.channels for block in attributions.blocks)
-        return select_masks(
+        return fused_plan(
             attributions,
             kernels,
             lambda alpha: np.arange(round(self.masks_wanted * len(alpha) / maps)) % len(alpha),
         )
-
-    def explain(
-        self, blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
-    ) -> tuple[Doubles, dict[str, Doubles]]:
-        return fuse_blocks(blocks, size, kernels)
 
 
 def main() -> None:
@@ -66,9 +59,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.bundle
         if path is None:
-            from networks import resnet50
+            from networks import exported
 
-            path = resnet50(Path(folder) / "resnet50.sightline", arguments.seed).path
+            path = exported("resnet50", Path(folder) / "resnet50.sightline", arguments.seed).path
         figures: dict[str, float] = {}
         for count in arguments.masks:
             options = ["--bundle", str(path), "--masks", str(count), "--seed", str(arguments.seed)]
@@ -90,7 +83,7 @@ def explain(path: Path, masks: int, seed: int) -> None:
         spec = explainer.bundle.input
         image = np.random.default_rng(seed).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
         explanation = explainer(image)
-    print(json.dumps([explanation.passes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    print(json.dumps([explanation.passes, resident.peak()]))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """How much an explanation costs beyond the engine: its time / (passes × the engine's best time per image).
 
-Stretches of the raw engine, at several batch sizes of which the fastest counts, and explanations take turns in one
-run, so that a machine whose speed drifts disturbs both alike; each explanation is held against the stretches before and
-after it. They take turns in seconds, not batches: alternating single batches would cool the caches and thread pools of
-the raw engine and flatter the ratio. The padding of the last batch, the attribution pass, masking and fusion all count
-against the explanation.
+The measurement is that of ``sightline bench`` (sightline/bench/end_to_end.py says how), at several networks, engines
+and precisions, all in one run.
 
-    python benchmarks/overhead.py [--bundle resnet50.sightline] [--rounds 5] [--mu 0.3] [--threads 2]
+    python benchmarks/overhead.py [--networks resnet50,vgg16] [--settings openvino:bf16] [--rounds 5] [--threads 2]
 """
 
 from __future__ import annotations
@@ -14,119 +11,84 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import record
 
 import sightline
-from sightline.bindings import Engine, open_engine
-from sightline.bundle import PROBABILITIES, Bundle
+from sightline.bench import Report, Spread, end_to_end
+from sightline.errors import SightlineError
 
 RAW_BATCH_SIZES = (1, 8, 16)
-STRETCH = 3.0
-"""Seconds of the raw engine at each batch size between two explanations."""
+MU = {"resnet50": 0.3, "vgg16": 0.75, "mobilenet_v3_large": 0.3}
+"""Enough masks that an explanation takes seconds, and few enough that it takes no minutes."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="an existing bundle (default: a ResNet-50, exported first)")
+    parser.add_argument("--networks", default="resnet50,vgg16,mobilenet_v3_large")
+    parser.add_argument("--settings", default="onnxruntime-cpu:fp32,openvino:fp32,openvino:bf16")
+    parser.add_argument("--bundles", type=Path, help="where bundles are kept between runs (default: made anew)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--mu", type=float, default=0.3)
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of the raw engine at each batch size and turn")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/overhead.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.bundle is None:
-            from networks import resnet50
-
-            bundle = resnet50(Path(folder) / "resnet50.sightline", arguments.seed)
-        else:
-            bundle = sightline.load(arguments.bundle)
-        path = measure(bundle, arguments)
+        path = measure(arguments.bundles or Path(folder), arguments)
     print(json.dumps(json.loads(path.read_text(encoding="utf-8"))["figures"], indent=2))
 
 
-def measure(bundle: Bundle, arguments: argparse.Namespace) -> Path:
-    random = np.random.default_rng(arguments.seed)
-    spec = bundle.input
-    image = random.integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
-    ratios: list[float] = []
-    explanations: list[float] = []
-    with ExitStack() as stack:
-        raw = {size: stack.enter_context(open_raw(bundle, size, arguments.threads, random)) for size in RAW_BATCH_SIZES}
-        explainer = sightline.Explainer(
-            bundle, sightline.SISE(mu=arguments.mu), batch_size=arguments.batch_size, threads=arguments.threads
-        )
-        with explainer:
-            explainer(image)  # warms up
-            stretches = [per_image(raw)]
-            for round in range(1, arguments.rounds + 1):
-                began = time.perf_counter()
-                explanation = explainer(image)
-                explanations.append(time.perf_counter() - began)
-                stretches.append(per_image(raw))
-                print(f"round {round}: {explanation.passes} passes, {explanations[-1]:.2f} s; raw {stretches[-1]}")
-            best = min(raw, key=lambda size: float(np.median([stretch[size] for stretch in stretches])))
-            times = [stretch[best] for stretch in stretches]
-            for seconds, before, after in zip(explanations, times, times[1:], strict=False):
-                ratios.append(seconds / (explanation.passes * (before + after) / 2))
-            stages = {f"stage {name}": seconds for name, seconds in explanation.timings.items()}
-            parameters = {
-                "seed": arguments.seed,
-                "mu": arguments.mu,
-                "batch_size": explainer.batch_size,
-                "raw_batch_sizes": list(RAW_BATCH_SIZES),
-                "raw_batch_size": best,
-                "threads": arguments.threads,
-                "maps": sum(block.channels for block in bundle.blocks),
-                "engine": explainer.engine,
-            }
+def measure(folder: Path, arguments: argparse.Namespace) -> Path:
+    from networks import exported
+
+    figures: dict[str, Any] = {}
+    settings = [tuple(setting.split(":")) for setting in arguments.settings.split(",")]
+    for network in arguments.networks.split(","):
+        with_torch = any(engine.startswith("torch") for engine, _ in settings)
+        bundle = exported(network, folder / f"{network}.sightline", arguments.seed, torch_program=with_torch)
+        method = sightline.SISE(mu=MU[network])
+        for engine, precision in settings:
+            name = f"{network} {engine} {precision}"
+            try:
+                report = end_to_end(
+                    bundle,
+                    method,
+                    engine,
+                    precision,
+                    raw_batch_sizes=RAW_BATCH_SIZES,
+                    threads=arguments.threads,
+                    iterations=arguments.rounds,
+                    seconds=arguments.seconds,
+                )
+            except SightlineError as error:
+                print(f"{name}: skipped: {error}")
+                continue
+            figures |= {f"{name}: {key}": value for key, value in facts(report).items()}
+            print(name, {key: value for key, value in facts(report).items() if "stage" not in key}, flush=True)
+    parameters = {
+        "seed": arguments.seed,
+        "mu": MU,
+        "raw_batch_sizes": list(RAW_BATCH_SIZES),
+        "seconds_of_raw_engine": arguments.seconds,
+        "threads": arguments.threads,
+    }
     path: Path | None = arguments.output
-    return record.write(
-        "overhead",
-        parameters,
-        {
-            "overhead_ratio": record.spread(ratios, "1"),
-            "explanation": record.spread(explanations, "s"),
-            "raw_engine_per_image": record.spread(times, "s"),
-            "passes": explanation.passes,
-            **stages,
-        },
-        path,
-    )
+    return record.write("overhead", parameters, figures, path)
 
 
-def per_image(raw: Mapping[int, Engine]) -> dict[int, float]:
-    """The raw engine's seconds per image at every batch size: the mean of a stretch of passes, without the first ones.
-
-    The mean, because an explanation's time holds the machine's hiccups too.
-    """
-    means = {}
-    for size, engine in raw.items():
-        times: list[float] = []
-        until = time.perf_counter() + STRETCH
-        while time.perf_counter() < until or len(times) < 5:
-            began = time.perf_counter()
-            engine.run()
-            times.append(time.perf_counter() - began)
-        means[size] = float(np.mean(times[1 + len(times) // 5 :])) / size
-    return means
-
-
-def open_raw(bundle: Bundle, size: int, threads: int | None, random: np.random.Generator) -> Engine:
-    spec = bundle.input
-    shape = spec.shape if spec.layout == "NCHW" else (spec.height, spec.width, spec.channels)
-    engine = open_engine(
-        bundle.classifier, shapes={spec.name: (size, *shape)}, outputs=[PROBABILITIES], threads=threads
-    )
-    engine.buffers[spec.name][:] = random.normal(size=(size, *shape))
-    return engine
+def facts(report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = {"batch_size": report.setting["batch_size"]}
+    for name, value in report.figures.items():
+        found[name] = record.spread(value.values, value.unit) if isinstance(value, Spread) else value
+    stages = {name: value for name, value in found.items() if name.startswith("stage_")}
+    total = stages.pop("stage_total")
+    for name in stages:
+        found[f"{name} %"] = 100 * found.pop(name) / total
+    found.pop("stage_total")
+    return found
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"
 RESULTS = HERE / "results"
-PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow", "torch", "torchvision")
+PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "pillow", "torch", "torchvision")
 
 
 def spread(values: Sequence[float], unit: str) -> dict[str, Any]:

@@ -21,23 +21,33 @@ from sightline.errors import SightlineError
 
 if TYPE_CHECKING:
     from sightline.exporter.export import export
+    from sightline.exporter.precision import add_precision
     from sightline.runtime.ada_sise import AdaSISE
+    from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
     from sightline.runtime.explainer import Explainer
     from sightline.runtime.explanation import Explanation
     from sightline.runtime.regions import Region
+    from sightline.runtime.rise import RISE
+    from sightline.runtime.score_cam import ScoreCAM
     from sightline.runtime.sise import SISE
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RISE",
     "SISE",
     "AdaSISE",
     "Bundle",
     "Explainer",
     "Explanation",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "LayerCAM",
     "Region",
+    "ScoreCAM",
     "SightlineError",
     "__version__",
+    "add_precision",
     "errors",
     "export",
     "load",
@@ -47,8 +57,14 @@ _LAZY = {
     "AdaSISE": "sightline.runtime.ada_sise",
     "Explainer": "sightline.runtime.explainer",
     "Explanation": "sightline.runtime.explanation",
+    "GradCAM": "sightline.runtime.cam",
+    "GradCAMPlusPlus": "sightline.runtime.cam",
+    "LayerCAM": "sightline.runtime.cam",
+    "RISE": "sightline.runtime.rise",
     "Region": "sightline.runtime.regions",
     "SISE": "sightline.runtime.sise",
+    "ScoreCAM": "sightline.runtime.score_cam",
+    "add_precision": "sightline.exporter.precision",
     "export": "sightline.exporter.export",
 }
 

@@ -8,6 +8,12 @@ A bundle is a folder::
     weights.bin        the weights of both graphs, stored once
     manifest.json      what is written below
 
+and, where they were asked for, the classifier in other precisions and forms, its inputs and outputs named alike::
+
+    classifier.fp16.onnx   float16 throughout: a float16 image, float32 logits and probabilities
+    classifier.int8.onnx   8-bit integers between QuantizeLinear and DequantizeLinear: a float32 image
+    classifier.pt2         a program of torch
+
 ``target`` is an int64 tensor of shape (1,): the class to explain, or -1 for the predicted one. ``rivals`` exists for
 softmax networks only, a float32 tensor of shape (1,): the gradient is that of z_c − rivals·log Σ_{j≠c} exp(z_j), so 1
 seeds the log-odds of p_c (what SISE needs; ∂p_c/∂z up to the positive factor p_c(1−p_c)) and 0 the bare logit (what the
@@ -31,11 +37,18 @@ from typing import Any, Literal
 
 from sightline.errors import BundleError, TargetError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"
 ATTRIBUTION = "attribution.onnx"
 WEIGHTS = "weights.bin"
+VARIANTS: Mapping[str, str] = {
+    "fp32": CLASSIFIER,
+    "fp16": "classifier.fp16.onnx",
+    "int8": "classifier.int8.onnx",
+    "torch": "classifier.pt2",
+}
+"""The forms of the classifier that a bundle may hold, and their files. ``fp32`` is always there."""
 
 TARGET = "target"
 RIVALS = "rivals"
@@ -98,6 +111,21 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What the graphs need, in bytes, in float32 and before an engine fuses anything.
+
+    A batch of N images through the classifier holds about ``weights`` + N·``classifier`` bytes.
+    """
+
+    weights: int
+    """The weights of both graphs, shared ones once."""
+    classifier: int
+    """The most that the tensors of the classifier, its input and outputs included, hold at once for one image."""
+    attribution: int
+    """The same of the attribution graph, which takes one image."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What stands in ``manifest.json``, except the hashes of the files."""
 
@@ -107,9 +135,12 @@ class Manifest:
     activation_found: bool
     blocks: tuple[Block, ...]
     opset: int
+    memory: Memory
     labels: tuple[str, ...] | None = None
     checks: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How the variants that were added were made, and how far they are from float32."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +175,28 @@ class Bundle:
     @property
     def attribution(self) -> Path:
         return self.path / ATTRIBUTION
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The forms of the classifier that this bundle holds, ``fp32`` first."""
+        return ("fp32", *(name for name in VARIANTS if name in self.manifest.variants))
+
+    def graph(self, variant: str) -> Path:
+        """The file of the classifier in one of its :attr:`variants`.
+
+        Raises:
+            BundleError: there is no such variant, or this bundle lacks it.
+        """
+        if variant not in VARIANTS:
+            raise BundleError(f"there is no variant {variant!r} of a classifier: choose {', '.join(VARIANTS)}.")
+        if variant not in self.variants:
+            way_out = f"add it with 'sightline build {self.path} --precision {variant} --images IMAGES'"
+            if variant == "torch":
+                way_out = "export the network again from its torch module, with torch_program=True (--torch-program)"
+            raise BundleError(
+                f"{self.path} holds the classifier in {', '.join(self.variants)}, but not in {variant}: {way_out}."
+            )
+        return self.path / VARIANTS[variant]
 
     def label(self, target: int) -> str:
         """The name of a class, or its number where the bundle has no labels."""
@@ -255,8 +308,12 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
         schema = document["schema"]
         if schema > SCHEMA:
             raise BundleError(
-                f"{path} has schema {schema}; this Sightline reads up to {SCHEMA}: "
-                "upgrade it (pip install -U sightline)."
+                f"{path} has schema {schema}; this Sightline reads {SCHEMA}: upgrade it (pip install -U sightline)."
+            )
+        if schema < SCHEMA:
+            raise BundleError(
+                f"{path} has schema {schema} of an earlier Sightline; this one reads {SCHEMA}: "
+                "export the bundle again (sightline export … --force)."
             )
         image = document["input"]
         labels = document["labels"]
@@ -267,14 +324,19 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             activation_found=bool(document["activation_found"]),
             blocks=tuple(Block(**block) for block in document["blocks"]),
             opset=int(document["opset"]),
+            memory=Memory(**{name: int(value) for name, value in document["memory"].items()}),
             labels=None if labels is None else tuple(labels),
             checks=document["checks"],
             versions=document["versions"],
+            variants={str(name): dict(facts) for name, facts in document["variants"].items()},
         )
         hashes = {name: str(value) for name, value in document["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path} does not follow the schema ({error!r}): export the bundle again.") from error
-    if missing := _missing((CLASSIFIER, ATTRIBUTION), hashes):
+    if unknown := _missing(list(manifest.variants), VARIANTS):
+        raise BundleError(f"{path} holds the unknown variant {', '.join(unknown)}: export the bundle again.")
+    needed = (CLASSIFIER, ATTRIBUTION, *(VARIANTS[name] for name in manifest.variants))
+    if missing := _missing(needed, hashes):
         raise BundleError(f"{path} does not list {', '.join(missing)}: export the bundle again.")
     if any(Path(name).name != name for name in hashes):
         raise BundleError(f"{path} lists a file outside the bundle: do not trust it.")

@@ -65,5 +65,17 @@ class EngineError(SightlineError, RuntimeError):
     """An inference engine is unknown, not installed, or failed to open or run a graph."""
 
 
+class OutOfMemoryError(EngineError):
+    """The device has no room for a pass of this batch size."""
+
+
+class PrecisionError(SightlineError):
+    """A lower precision is not available for this network, or its maps do not agree with those of float32."""
+
+
+class UngatedError(PrecisionError):
+    """A lower precision has not been compared with float32 yet."""
+
+
 class SaveError(SightlineError):
     """An explanation could not be written: an unknown suffix, a full disk, no permission."""

@@ -12,12 +12,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sightline.bundle import MANIFEST, SCHEMA, Block, Bundle, ImageInput, Manifest, load, write
+from sightline.bundle import MANIFEST, SCHEMA, Block, Bundle, ImageInput, Manifest, Memory, load, write
 from sightline.errors import BundleError, SightlineError, TargetError
 
 MANIFEST_WRITTEN = Manifest(
@@ -27,6 +28,7 @@ MANIFEST_WRITTEN = Manifest(
     activation_found=True,
     blocks=(Block("stem", 0, 4, 4, 5), Block("head", 1, 8, 2, 3)),
     opset=20,
+    memory=Memory(weights=16384, classifier=4000, attribution=9000),
     labels=("good", "crack", "7"),
     checks={"gradient": 1e-5},
     versions={"sightline": "0.1.0"},
@@ -106,6 +108,66 @@ def test_a_newer_schema_asks_for_an_upgrade(bundle: Bundle) -> None:
         load(bundle.path)
 
 
+def test_an_older_schema_asks_for_an_export(bundle: Bundle) -> None:
+    def make_old(document: dict[str, Any]) -> None:
+        document.update(schema=1)
+        del document["memory"], document["variants"]
+
+    edit(bundle, make_old)
+    with pytest.raises(BundleError, match=r"schema 1 .*export the bundle again"):
+        load(bundle.path)
+
+
+@pytest.fixture
+def with_fp16(tmp_path: Path) -> Bundle:
+    def save(folder: Path) -> Manifest:
+        manifest = save_graphs(folder)
+        (folder / "classifier.fp16.onnx").write_bytes(b"the half classifier")
+        return replace(manifest, variants={"fp16": {"error": 5e-4}})
+
+    return write(tmp_path / "half.sightline", save)
+
+
+def test_variants_are_listed_and_found(bundle: Bundle, with_fp16: Bundle) -> None:
+    assert bundle.variants == ("fp32",)
+    assert bundle.graph("fp32") == bundle.classifier
+    found = load(with_fp16.path)
+    assert found.variants == ("fp32", "fp16")
+    assert found.graph("fp16").read_bytes() == b"the half classifier"
+    assert found.manifest.variants == {"fp16": {"error": 5e-4}}
+
+
+@pytest.mark.parametrize(
+    ("variant", "way_out"),
+    [
+        ("int8", r"fp32, fp16, but not in int8.*sightline build .*--precision int8 --images"),
+        ("torch", "export the network again from its torch module"),
+        ("fp4", "no variant 'fp4' .*choose fp32, fp16, int8, torch"),
+    ],
+)
+def test_a_missing_variant_says_how_to_add_it(with_fp16: Bundle, variant: str, way_out: str) -> None:
+    with pytest.raises(BundleError, match=way_out):
+        with_fp16.graph(variant)
+
+
+def test_a_variant_is_guarded_like_the_rest(with_fp16: Bundle) -> None:
+    with_fp16.graph("fp16").write_bytes(b"another")
+    with pytest.raises(BundleError, match=r"classifier\.fp16\.onnx was changed"):
+        load(with_fp16.path)
+
+
+def test_a_variant_without_its_file(with_fp16: Bundle) -> None:
+    edit(with_fp16, lambda document: document["files"].pop("classifier.fp16.onnx"))
+    with pytest.raises(BundleError, match=r"does not list classifier\.fp16\.onnx"):
+        load(with_fp16.path)
+
+
+def test_an_unknown_variant(with_fp16: Bundle) -> None:
+    edit(with_fp16, lambda document: document["variants"].update(fp4={}))
+    with pytest.raises(BundleError, match="unknown variant fp4"):
+        load(with_fp16.path)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b"{}", b'{"schema": "one"}', b'{"schema": null}'],
@@ -117,7 +179,9 @@ def test_a_damaged_manifest(bundle: Bundle, content: bytes) -> None:
         load(bundle.path)
 
 
-@pytest.mark.parametrize("key", ["schema", "input", "classes", "activation", "blocks", "opset", "labels", "files"])
+@pytest.mark.parametrize(
+    "key", ["schema", "input", "classes", "activation", "blocks", "opset", "memory", "labels", "variants", "files"]
+)
 def test_a_manifest_without_a_key(bundle: Bundle, key: str) -> None:
     edit(bundle, lambda document: document.pop(key))
     with pytest.raises(BundleError, match=f"schema .*{key}"):
@@ -132,8 +196,10 @@ def test_a_manifest_without_a_key(bundle: Bundle, key: str) -> None:
         lambda document: document.update(blocks=[{"name": "stem"}]),
         lambda document: document.update(classes="many"),
         lambda document: document.update(files=["classifier.onnx"]),
+        lambda document: document.update(memory={"weights": 1}),
+        lambda document: document.update(variants=["fp16"]),
     ],
-    ids=["unknown-fact", "no-height", "half-a-block", "classes-text", "files-list"],
+    ids=["unknown-fact", "no-height", "half-a-block", "classes-text", "files-list", "half-a-memory", "variants-list"],
 )
 def test_a_manifest_with_a_wrong_value(bundle: Bundle, change: Callable[[dict[str, Any]], Any]) -> None:
     edit(bundle, change)

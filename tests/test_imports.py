@@ -20,12 +20,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "bundle": {"errors"},
-    "kernels": {"errors"},
-    "bindings": {"bundle", "errors"},
+    "cache": {"errors"},
+    "kernels": {"cache", "errors"},
+    "bindings": {"bundle", "cache", "errors"},
     "exporter": {"bundle", "errors"},
-    "runtime": {"kernels", "bindings", "bundle", "errors"},
+    "runtime": {"kernels", "bindings", "bundle", "cache", "errors"},
+    "bench": {"runtime", "kernels", "bindings", "bundle", "cache", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bundle", "errors", "demo"},
+    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "bundle", "errors", "demo"},
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -35,16 +37,29 @@ LOADED: dict[str, set[str]] = {
     "bindings": {"numpy"},
     "runtime": {"numpy", "PIL"},
     "exporter": {"numpy", "onnx", "onnx_ir", "onnxscript", "google", "onnxruntime"},
+    "bench": {"numpy"},
     "cli": {"tqdm", "PIL"},
 }
 LAZY: dict[str, set[str]] = {
     "kernels": {"cupy"},
-    "bindings": {"onnxruntime"},
+    "bindings": {"onnxruntime", "cupy", "pycuda"},
+    "runtime": {"cupy", "psutil"},
+    "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.
-ENGINES = {"bindings/onnxruntime.py": {"onnxruntime"}}
+ENGINES = {
+    "bindings/onnxruntime.py": {"onnxruntime"},
+    "bindings/onnxruntime_session.py": {"onnxruntime"},
+    "bindings/onnxruntime_cuda.py": {"onnxruntime", "cupy"},
+    "bindings/onnxruntime_tensorrt.py": {"onnxruntime", "cupy"},
+    "bindings/tensorrt.py": {"tensorrt"},
+    "bindings/tensorrt_builder.py": {"tensorrt"},
+    "bindings/tensorrt_log.py": {"tensorrt"},
+    "bindings/torch.py": {"torch"},
+    "bindings/torch_graph.py": {"torch"},
+}
 
 
 def name(module: Path) -> str:

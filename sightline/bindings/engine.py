@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
 
 class Engine(Protocol):
@@ -25,15 +27,34 @@ class Engine(Protocol):
         """Which engine this is, e.g. ``onnxruntime-cpu``."""
 
     @property
-    def device(self) -> str:
-        """Where the buffers live, e.g. ``cpu``."""
+    def device(self) -> Device:
+        """Where the buffers live."""
+
+    @property
+    def precision(self) -> Precision:
+        """What the engine computes in. The buffers say themselves what they hold."""
+
+    @property
+    def stream(self) -> Any:
+        """The CUDA stream (``cupy.cuda.Stream``) that passes are enqueued on; None on a CPU."""
 
     @property
     def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The bound arrays, inputs and outputs, by the names they have in the graph."""
+        """The bound arrays, inputs and outputs, by the names they have in the graph: NumPy or CuPy arrays.
+
+        bfloat16 is held as its bits, in uint16.
+        """
 
     def run(self) -> None:
-        """One pass: from the input buffers to the output buffers."""
+        """One pass: from the input buffers to the output buffers.
+
+        On a CPU the outputs are there on return. On a GPU the pass is enqueued on ``stream``, after what was enqueued
+        before, and the call returns at once.
+
+        Raises:
+            OutOfMemoryError: the device has no room for this batch; a smaller one may do.
+            EngineError: the pass failed, or the engine is closed.
+        """
 
     def close(self) -> None:
         """Free what the engine holds. The buffers must not be used afterwards."""

@@ -12,19 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from sightline.errors import EngineError
+from sightline.bindings.engine import Precision
+from sightline.bindings.onnxruntime_session import Port, Shape, closed, create, failed, ports
 
 logger = logging.getLogger(__name__)
-
-_TYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
-
-Shape = Sequence[int]
 
 
 class OnnxRuntimeCpu:
@@ -32,6 +23,7 @@ class OnnxRuntimeCpu:
 
     name = "onnxruntime-cpu"
     device = "cpu"
+    stream = None
 
     def __init__(
         self,
@@ -40,6 +32,8 @@ class OnnxRuntimeCpu:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        precision: Precision = "fp32",
+        cache: Path | None = None,
     ) -> None:
         """Open a graph at fixed shapes.
 
@@ -48,39 +42,32 @@ class OnnxRuntimeCpu:
             shapes: the shape of every input that is dynamic in the graph.
             outputs: the outputs to bind, all of them by default.
             threads: how many threads one pass may use, by default one per physical core.
+            precision: ``fp32``, or ``int8`` where the file holds a quantized graph (QDQ).
+            cache: not used, a session opens in less time than one would be read in.
 
         Raises:
             EngineError: ONNX Runtime cannot open the graph, or the shapes do not fit it.
+            OutOfMemoryError: there is no room for it.
         """
+        self.precision = precision
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # warnings go to stderr and concern its optimiser
-        options.use_deterministic_compute = True
         options.intra_op_num_threads = threads or 0
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own errors share no base class
-            raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot open {path}: {error}. "
-                "Upgrade it (pip install -U onnxruntime), or export the bundle again."
-            ) from error
+        self._session = create(path, options, ["CPUExecutionProvider"])
         self._closed = False
         self._binding = self._session.io_binding()
-        inputs = {node.name: node for node in self._session.get_inputs()}
-        bound = {node.name: node for node in self._session.get_outputs() if outputs is None or node.name in outputs}
-        if missing := [name for name in (*shapes, *(outputs or ())) if name not in inputs | bound]:
-            raise EngineError(f"{path} has no {', '.join(missing)}: export the bundle again.")
-        buffers = {name: _buffer(node, shapes.get(name, node.shape), path) for name, node in inputs.items()}
-        for name in inputs:
-            self._binding.bind_input(name, **_place(buffers[name]))
+        inputs, bound = ports(self._session, path, shapes, outputs)
+        buffers = {name: np.zeros(port.shape or (), port.dtype) for name, port in inputs.items()}
+        for name, port in inputs.items():
+            self._binding.bind_input(name, **_place(buffers[name], port))
         # The shapes of the outputs follow from those of the inputs: a first pass tells them, where the graph does not.
         for name in bound:
             self._binding.bind_output(name, "cpu")
         self.run()
-        for name, value in zip(bound, self._binding.get_outputs(), strict=True):
-            buffers[name] = np.zeros(value.shape(), value.numpy().dtype)
+        for (name, port), value in zip(bound.items(), self._binding.get_outputs(), strict=True):
+            buffers[name] = np.zeros(value.shape(), port.dtype)
         self._binding.clear_binding_outputs()
-        for name in bound:
-            self._binding.bind_output(name, **_place(buffers[name]))
+        for name, port in bound.items():
+            self._binding.bind_output(name, **_place(buffers[name], port))
         self._buffers = MappingProxyType(buffers)
         logger.debug("opened %s on %s %s", path, self.name, onnxruntime.__version__)
 
@@ -93,17 +80,15 @@ class OnnxRuntimeCpu:
         """One pass: from the input buffers to the output buffers.
 
         Raises:
+            OutOfMemoryError: there is no room for this batch.
             EngineError: the pass failed, or the engine is closed.
         """
         if self._closed:
-            raise EngineError("this engine is closed: make a new Explainer.")
+            raise closed()
         try:
             self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # as above
-            raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} failed in a pass: {error}. "
-                "A smaller batch_size needs less memory; otherwise export the bundle again."
-            ) from error
+        except Exception as error:  # ONNX Runtime's own errors share no base class
+            raise failed(error) from error
 
     def close(self) -> None:
         """Free the session. The buffers must not be used afterwards."""
@@ -120,23 +105,11 @@ class OnnxRuntimeCpu:
         self.close()
 
 
-def _buffer(node: Any, shape: Sequence[int | str | None], path: Path) -> npt.NDArray[Any]:
-    sizes = [size for size in shape if isinstance(size, int)]
-    if len(sizes) != len(shape) or len(shape) != len(node.shape):
-        raise EngineError(
-            f"{node.name!r} in {path} has shape {node.shape}, which {list(shape)} does not fix: "
-            "export the bundle again."
-        )
-    if node.type not in _TYPES:
-        raise EngineError(f"{node.name!r} in {path} is a {node.type}, which the runtime does not handle.")
-    return np.zeros(sizes, _TYPES[node.type])
-
-
-def _place(buffer: npt.NDArray[Any]) -> dict[str, Any]:
+def _place(buffer: npt.NDArray[Any], port: Port) -> dict[str, Any]:
     return {
         "device_type": "cpu",
         "device_id": 0,
-        "element_type": buffer.dtype.type,
+        "element_type": port.element,
         "shape": buffer.shape,
         "buffer_ptr": buffer.ctypes.data,
     }

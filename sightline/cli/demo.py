@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from sightline.cli.method import add_arguments as add_method_arguments
-from sightline.cli.method import chosen
+from sightline.cli.method import chosen, opened
 from sightline.cli.table import table
 
 NAME = "demo"
@@ -21,6 +21,16 @@ EXAMPLES = """\
 examples:
   sightline demo
   sightline demo --method ada-sise -o pictures/"""
+
+_TITLES = {
+    "sise": "SISE",
+    "ada-sise": "Ada-SISE",
+    "rise": "RISE",
+    "score-cam": "Score-CAM",
+    "grad-cam": "Grad-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "layer-cam": "LayerCAM",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[tuple[object, ...]] = [("image", "decision", "score", "EBPG", "passes", "seconds")]
     panels = []
     began = time.perf_counter()
-    with (
-        Progress() as progress,
-        sightline.Explainer(bundle, method, arguments.engine, arguments.batch_size, progress=progress) as explainer,
-    ):
-        for sample in demo.samples():
+    samples = demo.samples()
+    with Progress() as progress, opened(bundle, method, arguments, [s.image for s in samples], progress) as explainer:
+        for sample in samples:
             progress.image(sample.name)
             explanation = explainer(sample.image)
             truth = Image.open(sample.truth).convert("L")
@@ -74,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
                     f"{explanation.timings['total']:.2f}",
                 )
             )
-    heading = f"{'Ada-SISE' if arguments.method == 'ada-sise' else 'SISE'}: image, what decided, true defect"
+    heading = f"{_TITLES[arguments.method]}: image, what decided, true defect"
     contact_sheet(panels, heading=heading).save(output / "contact-sheet.png")
     print(table(rows, right=[2, 3, 4, 5], indent=0))
     print(

@@ -14,6 +14,7 @@ from typing import Any
 
 from sightline import __version__
 from sightline.cli.table import table
+from sightline.errors import SightlineError
 
 NAME = "doctor"
 HELP = "show versions, engines and devices, and how to get what is missing"
@@ -65,11 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the findings."""
     found = findings()
     print(json.dumps(found, indent=2) if arguments.json else _text(found))
-    return 0 if any(engine["ready"] for engine in found["engines"]) else 1
+    return 0 if found["auto"]["engine"] else 1
 
 
 def findings() -> dict[str, Any]:
-    """Versions, engines, tasks and problems. Each missing thing comes with its remedy."""
+    """Versions, engines, GPUs, tasks and problems. Each missing thing comes with its reason and remedy."""
     from sightline.bindings import available
 
     versions = {name: _version(name) for name in PACKAGES}
@@ -79,8 +80,9 @@ def findings() -> dict[str, Any]:
             "name": engine.name,
             "version": engine.version,
             "device": engine.device,
-            "ready": engine.version is not None and bool(devices),
-            "remedy": None if engine.version else engine.hint,
+            "ready": engine.usable,
+            "reason": engine.reason,
+            "remedy": engine.hint,
         }
         for engine in available()
     ]
@@ -95,10 +97,47 @@ def findings() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "packages": versions,
         "engines": engines,
+        "auto": _auto(),
+        "gpus": _gpus(),
         "onnxruntime_providers": devices,
         "tasks": tasks,
         "problems": problems,
     }
+
+
+def _auto() -> dict[str, str | None]:
+    """The engine that explains a bundle if none is named, and why; None for the engine if none can."""
+    from sightline.bindings import attribution_engine, choose
+
+    try:
+        name = choose("auto", variants=("fp32",), precision="fp32")
+        beside = attribution_engine(name)
+    except SightlineError as error:
+        return {"engine": None, "why": str(error)}
+    why = "the fastest one usable here in fp32"
+    return {"engine": name, "why": why if beside == name else f"{why}, with {beside} for the attribution pass"}
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """What CuPy sees; empty where there is no CuPy or no CUDA device, which the engines say."""
+    from sightline.bindings import probe
+
+    if probe.cuda():
+        return []
+    runtime = importlib.import_module("cupy").cuda.runtime
+    driver = runtime.driverGetVersion()
+    gpus = []
+    for number in range(runtime.getDeviceCount()):
+        facts = runtime.getDeviceProperties(number)
+        gpus.append(
+            {
+                "name": facts["name"].decode(),
+                "compute_capability": f"{facts['major']}.{facts['minor']}",
+                "memory_bytes": facts["totalGlobalMem"],
+                "driver": f"CUDA {driver // 1000}.{driver % 1000 // 10}",
+            }
+        )
+    return gpus
 
 
 def _onnxruntime(versions: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
@@ -125,12 +164,24 @@ def _version(distribution: str) -> str | None:
 
 
 def _text(found: Mapping[str, Any]) -> str:
-    engines = [(e["name"], e["version"] or "–", e["device"], _state(e["ready"], e["remedy"])) for e in found["engines"]]
-    tasks = [(t["name"], _state(not t["missing"], t["remedy"], t["missing"])) for t in found["tasks"]]
+    engines = [(e["name"], e["version"] or "–", e["device"], _engine_state(e)) for e in found["engines"]]
+    gpus = [
+        (
+            g["name"],
+            f"compute capability {g['compute_capability']}",
+            f"{g['memory_bytes'] / 2**30:.0f} GiB",
+            g["driver"],
+        )
+        for g in found["gpus"]
+    ]
+    auto = found["auto"]
+    tasks = [(t["name"], _task_state(t["missing"], t["remedy"])) for t in found["tasks"]]
     packages = [(name, version or "–") for name, version in found["packages"].items()]
     parts = [
         f"sightline {found['sightline']}, Python {found['python']}, {found['platform']}, {found['cpus']} CPUs",
-        "engines to explain with\n" + table(engines),
+        "engines to explain with, the fastest first\n" + table(engines),
+        f"engine auto: {auto['engine']}, {auto['why']}" if auto["engine"] else f"engine auto: {auto['why']}",
+        "CUDA devices\n" + (table(gpus) if gpus else "  none"),
         "providers of ONNX Runtime\n  " + (", ".join(found["onnxruntime_providers"]) or "none"),
         "other tasks\n" + table(tasks),
         "packages\n" + table(packages),
@@ -140,8 +191,13 @@ def _text(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _state(ready: bool, remedy: str | None, missing: Sequence[str] = ()) -> str:
-    if ready:
+def _engine_state(engine: Mapping[str, Any]) -> str:
+    if engine["ready"]:
+        return f"ready: {engine['reason']}"
+    return f"{engine['reason']}; {engine['remedy']}" if engine["remedy"] else str(engine["reason"])
+
+
+def _task_state(missing: Sequence[str], remedy: str | None) -> str:
+    if not missing:
         return "ready"
-    lack = f"{', '.join(missing)} missing" if missing else "not installed" if remedy else "does not load"
-    return f"{lack}: {remedy}" if remedy else lack
+    return f"{', '.join(missing)} missing: {remedy}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.cli.method import add_arguments as add_method_arguments
-from sightline.cli.method import chosen
+from sightline.cli.method import chosen, opened
 from sightline.errors import SightlineError
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = sightline.load(arguments.bundle)
     target = None if arguments.target is None else bundle.target(arguments.target)
     failed = False
-    with (
-        Progress() as progress,
-        sightline.Explainer(bundle, method, arguments.engine, arguments.batch_size, progress=progress) as explainer,
-    ):
+    with Progress() as progress, opened(bundle, method, arguments, arguments.images, progress) as explainer:
         arguments.output.mkdir(parents=True, exist_ok=True)
         for image, name in zip(arguments.images, distinct_names(arguments.images), strict=True):
             progress.image(image.name)

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--activation", choices=("softmax", "sigmoid", "none"), help="what follows the logits, if it is not recognised"
     )
     parser.add_argument("--output", metavar="NAME", help="the output with the classes, where the network has several")
+    parser.add_argument(
+        "--torch-program", action="store_true", help="add the torch module itself, for the engines torch and torch-cuda"
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that stands there")
 
 
@@ -68,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         activation=arguments.activation,
         output=arguments.output,
+        torch_program=arguments.torch_program,
         overwrite=arguments.force,
     )
     print(of_bundle(bundle))

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import cast
 
 from sightline import __version__
-from sightline.cli import demo, doctor, explain, export, inspect
+from sightline.cli import bench, build, build_kernels, demo, doctor, explain, export, inspect
 from sightline.errors import SightlineError
 
-_COMMANDS = (export, inspect, explain, demo, doctor)
+_COMMANDS = (export, inspect, build, explain, bench, demo, doctor, build_kernels)
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures

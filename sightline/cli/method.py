@@ -1,33 +1,97 @@
-"""How to explain: the options that ``explain`` and ``demo`` share."""
+"""How to explain: the options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline.errors import UngatedError
+
 if TYPE_CHECKING:
-    from sightline import SISE, AdaSISE
+    from sightline import Bundle, Explainer
+    from sightline.runtime.method import Method
+
+METHODS = ("sise", "ada-sise", "rise", "score-cam", "grad-cam", "grad-cam++", "layer-cam")
+_OWNERS = {"mu": "sise", "passes": "rise", "seed": "rise"}
+"""Which method an option belongs to."""
+GATE_IMAGES = 4
+"""Of the images to explain, how many a lower precision is compared with float32 on, where that has not been done."""
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare method, engine and batch size."""
-    parser.add_argument("--method", choices=("sise", "ada-sise"), default="sise", help="default: sise")
+def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> None:
+    """Declare the method and, where ``running``, engine, precision and batch size."""
+    parser.add_argument("--method", choices=METHODS, default="sise", help="default: sise")
     parser.add_argument(
         "--mu", metavar="μ", type=_share, help="SISE: skip maps whose α is below μ of the block's largest (default 0)"
     )
+    parser.add_argument("--passes", metavar="N", type=positive, help="RISE: how many random masks (default 4000)")
+    parser.add_argument("--seed", metavar="N", type=int, help="RISE: of the random masks (default 0)")
+    if not running:
+        return
     parser.add_argument("--engine", metavar="NAME", default="auto", help="inference engine, see 'sightline doctor'")
-    parser.add_argument("--batch-size", metavar="N", type=_positive, help="masked images per pass of the engine")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the masked passes (default fp32); a lower one is compared with fp32 first, and refused if maps differ",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive, help="masked images per pass (default: the fastest, measured once)"
+    )
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads per pass (default: the engine's)")
 
 
-def chosen(arguments: argparse.Namespace) -> SISE | AdaSISE:
-    """The method that the options ask for. ``--mu`` beside Ada-SISE is a usage error."""
-    from sightline import SISE, AdaSISE
+def chosen(arguments: argparse.Namespace) -> Method:
+    """The method that the options ask for. An option that belongs to another method is a usage error."""
+    from sightline.runtime import explainer
 
-    if arguments.method == "sise":
-        return SISE(mu=arguments.mu or 0.0)
-    if arguments.mu is not None:
-        arguments.usage_error("--mu belongs to --method sise: Ada-SISE finds its own threshold")
-    return AdaSISE()
+    given = {name: getattr(arguments, name) for name in ("mu", "passes", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if arguments.method != _OWNERS[name]:
+            arguments.usage_error(f"--{name} belongs to --method {_OWNERS[name]}, not to {arguments.method}")
+    return explainer.METHODS[arguments.method](**given)
+
+
+def opened(
+    bundle: Bundle,
+    method: Method,
+    arguments: argparse.Namespace,
+    images: Sequence[Path],
+    progress: Callable[[int, int], None],
+) -> Explainer:
+    """The explainer that the options ask for; a lower precision is compared with float32 on the first images."""
+    from sightline import Explainer
+
+    def opening(gate: Sequence[Path] | None) -> Explainer:
+        return Explainer(
+            bundle,
+            method,
+            arguments.engine,
+            arguments.batch_size,
+            precision=arguments.precision,
+            gate=gate,
+            threads=arguments.threads,
+            progress=progress,
+        )
+
+    try:
+        return opening(None)
+    except UngatedError:
+        explainer = opening(images[:GATE_IMAGES])
+        print(f"sightline: {explainer.gate}", file=sys.stderr)
+        return explainer
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _share(text: str) -> float:
@@ -38,9 +102,3 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up to, but not including, 1")
     return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sightline import bundle
-from sightline.errors import ExportError
+from sightline.errors import ExportError, UnsupportedOperatorError
 from sightline.exporter import check
 from sightline.exporter.attribution import attribution_graph
 from sightline.exporter.blocks import block_names, find_blocks, named_blocks
+from sightline.exporter.memory import memory
 from sightline.exporter.network import Network, prepare
 from sightline.exporter.source import read_onnx, run_torch, trace_torch
 from sightline.exporter.storage import save_graphs
@@ -45,6 +46,7 @@ def export(
     labels: Sequence[str] | None = None,
     activation: bundle.Activation | None = None,
     output: str | None = None,
+    torch_program: bool = False,
     overwrite: bool = False,
 ) -> bundle.Bundle:
     """Turn a CNN classifier into a bundle that any engine can explain.
@@ -63,6 +65,8 @@ def export(
         activation: what turns logits into probabilities; recognised at the end of the graph by default, and softmax
             (sigmoid for a single class) where the graph ends in logits. ``none``: the output is a probability already.
         output: which output holds the classes, where the network has several.
+        torch_program: add the torch module itself, as an exported program, for the engines ``torch`` and
+            ``torch-cuda``.
         overwrite: replace a bundle of that name.
 
     Returns:
@@ -73,6 +77,8 @@ def export(
             differentiation rule, a failed self-check).
         BundleError: the bundle cannot be written.
     """
+    if torch_program and isinstance(model, (str, Path)):
+        raise ExportError("an ONNX file holds no torch program: pass the torch module, or leave torch_program out.")
     image = _example(example)
     size = input_shape or (_size(image) if image is not None else None)
     reference, network = _read(model, size, activation, output)
@@ -82,16 +88,21 @@ def export(
     images = _check_images(network, image)
 
     def save(folder: Path) -> bundle.Manifest:
+        attribution = attribution_graph(network, chosen)
+        needed = memory(network.single, attribution)
         graphs = {
             bundle.CLASSIFIER: network.model.clone(),
-            bundle.ATTRIBUTION: attribution_graph(network, chosen),
+            bundle.ATTRIBUTION: attribution,
             check.PROBE: check.probe_graph(network, chosen),
         }
         save_graphs(folder, graphs, _metadata(facts, found, names))
         figures = check.check(folder, network, len(found), reference, images)
         (folder / check.PROBE).unlink()
         logger.info("self-check: %s", check.describe(figures, found))
-        return _manifest(network, facts, found, names, figures)
+        manifest = _manifest(network, facts, found, names, figures, needed)
+        if torch_program and not isinstance(model, (str, Path)):
+            manifest = replace(manifest, variants={"torch": _torch_program(model, network, folder)})
+        return manifest
 
     return bundle.write(path, save, overwrite=overwrite)
 
@@ -105,8 +116,13 @@ def inspect_onnx(
         ExportError: as :func:`export`.
     """
     network = prepare(read_onnx(Path(path)), input_shape)
-    _, found = _blocks(network, blocks)
-    manifest = _manifest(network, _image_input(network, None, None, 1.0, None), found, None, {})
+    chosen, found = _blocks(network, blocks)
+    try:
+        attribution = attribution_graph(network, chosen)
+    except UnsupportedOperatorError:  # its way out is to choose among the very blocks that are asked for here
+        attribution = network.single
+    needed = memory(network.single, attribution)
+    manifest = _manifest(network, _image_input(network, None, None, 1.0, None), found, None, {}, needed)
     return replace(manifest, versions={})  # nothing has been made yet
 
 
@@ -130,6 +146,21 @@ def _read(
         raise ExportError("a torch module does not say its input's size: pass example=… or input_shape=(C, H, W).")
     network = prepare(trace_torch(model, np.zeros((1, *size), np.float32)), size, activation, output)
     return lambda images: run_torch(model, images), network
+
+
+def _torch_program(model: torch.nn.Module, network: Network, folder: Path) -> dict[str, Any]:
+    """Write the module as a program of torch; how, and how far it is from the module."""
+    from sightline.exporter.program import save_program
+
+    error = save_program(
+        model,
+        folder,
+        example_shape=(network.channels, network.height, network.width),
+        activation=network.activation,
+        ending=network.ending,
+        image=network.image,
+    )
+    return {"error": error, "versions": {"torch": version("torch")}}
 
 
 def _example(example: Any) -> npt.NDArray[np.float32] | None:
@@ -245,6 +276,7 @@ def _manifest(
     blocks: tuple[bundle.Block, ...],
     labels: tuple[str, ...] | None,
     figures: dict[str, float],
+    needed: bundle.Memory,
 ) -> bundle.Manifest:
     versions = {}
     for package in ("sightline", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "torch"):
@@ -259,6 +291,7 @@ def _manifest(
         activation_found=network.ending is not None,
         blocks=blocks,
         opset=network.model.graph.opset_imports[""],
+        memory=needed,
         labels=labels,
         checks=figures,
         versions=versions,

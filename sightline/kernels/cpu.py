@@ -11,18 +11,16 @@ Everything works through the maps in chunks that stay in the cache; memory does 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.kernels.protocol import Doubles, Floats, Layout, Size
+from sightline.kernels.protocol import Doubles, Floats, Indices, Layout, Size, Window
+from sightline.kernels.sampling import BINS, Samples, patch_corners, samples, shares, threshold
 
 _CHUNK_BYTES = 1 << 19
 """What the upsampled maps of one chunk may take; beyond about 1 MB the temporaries leave the second-level cache."""
-
-_BINS = 256
 
 Float = TypeVar("Float", bound=np.floating[Any])
 
@@ -30,12 +28,32 @@ Float = TypeVar("Float", bound=np.floating[Any])
 class CpuKernels:
     """The :class:`~sightline.kernels.protocol.Kernels` on NumPy arrays. Holds no state."""
 
+    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array itself."""
+        return array
+
+    def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array itself."""
+        return array
+
+    def write(self, out: npt.NDArray[Any], value: npt.NDArray[Any] | float) -> None:
+        """Copy an array or one number into an array, converted to its type."""
+        out[...] = value
+
+    def zeros(self, *shape: int) -> Doubles:
+        """Zeros in float64."""
+        return np.zeros(shape)
+
+    def take(self, maps: Floats, indices: Indices) -> Floats:
+        """A copy of the maps with these numbers: C×h×w and K numbers -> K×h×w."""
+        return maps[indices]
+
     def extrema(self, maps: Floats, size: Size) -> tuple[Floats, Floats]:
         """Minimum and maximum of every upsampled map: K×h×w -> K, K."""
         # Between two source pixels a bilinear patch takes its extrema at its corners, so of every patch only the
         # outermost samples are looked at: the result is that of all H×W pixels, at a fraction of the work.
-        y = _patch_corners(maps.shape[1], size[0])
-        x = _patch_corners(maps.shape[2], size[1])
+        y = patch_corners(maps.shape[1], size[0])
+        x = patch_corners(maps.shape[2], size[1])
         minima = np.empty(len(maps), np.float32)
         maxima = np.empty(len(maps), np.float32)
         for part in _chunks(len(maps), 4 * len(y.weight) * len(x.weight)):
@@ -46,26 +64,35 @@ class CpuKernels:
 
     def totals(self, maps: Floats, size: Size) -> Doubles:
         """The sum of every upsampled map: K×h×w -> K. Nothing is upsampled: 1ᵀ·W_y·A·W_xᵀ·1."""
-        shares = np.outer(_shares(maps.shape[1], size[0]), _shares(maps.shape[2], size[1]))
+        counted = np.outer(shares(maps.shape[1], size[0]), shares(maps.shape[2], size[1]))
         totals = np.empty(len(maps))
-        for part in _chunks(len(maps), 8 * shares.size):
-            totals[part] = (maps[part] * shares).sum(axis=(1, 2))
+        for part in _chunks(len(maps), 8 * counted.size):
+            totals[part] = (maps[part] * counted).sum(axis=(1, 2))
         return totals
 
-    def mask_into(self, out: Floats, image: Floats, maps: Floats, affine: Floats, layout: Layout = "NCHW") -> None:
+    def mask_into(
+        self,
+        out: npt.NDArray[Any],
+        image: Floats,
+        maps: Floats,
+        affine: Floats,
+        layout: Layout = "NCHW",
+        window: Window | None = None,
+    ) -> None:
         """Write image ⊙ (scale_k·up(A_k) + shift_k) into ``out``: K×C×H×W, or K×H×W×C where ``layout`` is NHWC."""
         if layout == "NHWC":
             out, image = np.moveaxis(out, 3, 1), np.moveaxis(image, 2, 0)
         channels, height, width = image.shape
-        y = _samples(maps.shape[1], height)
-        x = _samples(maps.shape[2], width)
         # The two weights of a sample sum to one, so scale and shift may be applied before upsampling, where the maps
         # are small.
         scaled = maps * affine[:, 0, None, None] + affine[:, 1, None, None]
-        for part in _chunks(len(maps), 4 * height * width):
-            masks = _blend(scaled[part], y, x)
+        for part, masks in _upsampled(scaled, (height, width), window):
             for channel in range(channels):
                 np.multiply(masks, image[channel], out=out[part, channel])
+
+    def pick(self, out: Doubles, probabilities: npt.NDArray[Any], target: int) -> None:
+        """The scores of one class: out[i] = probabilities[i, target], N×K -> N."""
+        out[:] = probabilities[:, target]
 
     def aggregate(self, maps: Floats, weights: Doubles) -> Doubles:
         """Σ_k weights_k·A_k: K×h×w and K -> h×w, in float64."""
@@ -74,61 +101,48 @@ class CpuKernels:
             total += (maps[part] * weights[part, None, None]).sum(axis=0)
         return total
 
+    def accumulate(self, maps: Floats, weights: Doubles, size: Size, window: Window) -> Doubles:
+        """Σ_k weights_k·(the window of up(A_k)): K×h×w and K -> H×W, in float64."""
+        total = np.zeros(size)
+        for part, values in _upsampled(maps, size, window):
+            total += (values * weights[part, None, None]).sum(axis=0)
+        return total
+
     def upsample(self, map: npt.NDArray[Float], size: Size) -> npt.NDArray[Float]:
         """``up``: h×w -> H×W, in the precision of the map."""
-        return _blend(map, _samples(map.shape[0], size[0]), _samples(map.shape[1], size[1]))
+        return _blend(map, samples(map.shape[0], size[0]), samples(map.shape[1], size[1]))
+
+    def spread(self, map: Doubles) -> tuple[float, float]:
+        """Minimum and maximum of a map."""
+        return float(map.min()), float(map.max())
+
+    def rescale(self, map: Doubles, low: float, high: float) -> Doubles:
+        """(map − low) / (high − low), clipped to [0, 1]."""
+        return np.clip((map - low) / (high - low), 0.0, 1.0)
+
+    def fuse(self, fused: Doubles, layer: Doubles, threshold: float) -> Doubles:
+        """(fused + layer) ⊙ [layer >= threshold]: H×W."""
+        return (fused + layer) * (layer >= threshold)
 
     def otsu(self, map: npt.NDArray[np.floating[Any]]) -> float | None:
         """Otsu's threshold t of values in [0, 1], the upper class being v >= t; None where they cannot be split."""
-        bins = np.clip((map.ravel() * _BINS).astype(np.intp), 0, _BINS - 1)
-        counts = np.bincount(bins, minlength=_BINS)
-        # Bins stand for their numbers, and w₀·w₁·(m₀ − m₁)² is (S·n₀ − N·s₀)²/(n₀·n₁) but for a constant: whole numbers
-        # as far as possible, so that splits that tie (on either side of an empty bin, say) tie exactly.
-        number, moment = np.cumsum(counts), np.cumsum(counts * np.arange(_BINS))
-        products = number * (map.size - number)
-        splits = np.flatnonzero(products)
-        if not splits.size:
-            return None
-        spread = moment[-1] * number[splits] - map.size * moment[splits]
-        return float((splits[(spread.astype(np.float64) ** 2 / products[splits]).argmax()] + 1) / _BINS)
+        bins = np.clip((map.ravel() * BINS).astype(np.intp), 0, BINS - 1)
+        return threshold(np.bincount(bins, minlength=BINS))
 
 
-class _Samples(NamedTuple):
-    """Where samples along one axis lie: between source pixels ``first`` and ``second``, ``weight`` of the way."""
-
-    first: npt.NDArray[np.intp]
-    second: npt.NDArray[np.intp]
-    weight: Doubles
-
-
-@lru_cache(maxsize=256)
-def _samples(source: int, size: int) -> _Samples:
-    """The samples that make ``size`` pixels of ``source``: half-pixel centres, edges held, no antialiasing."""
-    position = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, source - 1)
-    first = position.astype(np.intp)
-    return _Samples(first, np.minimum(first + 1, source - 1), position - first)
+def _upsampled(maps: Floats, size: Size, window: Window | None) -> Iterator[tuple[slice, Floats]]:
+    """The upsampled maps, or their windows, in chunks that stay in the cache: where they stand, and k×H×W values."""
+    if window is None:
+        y, x = samples(maps.shape[1], size[0]), samples(maps.shape[2], size[1])
+        for part in _chunks(len(maps), 4 * size[0] * size[1]):
+            yield part, _blend(maps[part], y, x)
+        return
+    y, x = samples(maps.shape[1], window.size[0]), samples(maps.shape[2], window.size[1])
+    for k, (top, left) in enumerate(window.offsets.tolist()):
+        yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
 
 
-@lru_cache(maxsize=256)
-def _patch_corners(source: int, size: int) -> _Samples:
-    """Of :func:`_samples`, the first and the last one between every two source pixels."""
-    samples = _samples(source, size)
-    step = np.flatnonzero(np.diff(samples.first))
-    keep = np.unique(np.concatenate([[0], step, step + 1, [size - 1]]))
-    return _Samples(samples.first[keep], samples.second[keep], samples.weight[keep])
-
-
-@lru_cache(maxsize=256)
-def _shares(source: int, size: int) -> Doubles:
-    """How much every source pixel counts in the sum over all samples: the column sums of the interpolation matrix."""
-    first, second, weight = _samples(source, size)
-    shares = np.zeros(source)
-    np.add.at(shares, first, 1.0 - weight)
-    np.add.at(shares, second, weight)
-    return shares
-
-
-def _blend(maps: npt.NDArray[Float], y: _Samples, x: _Samples) -> npt.NDArray[Float]:
+def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Float]:
     """Bilinear samples of ...×h×w maps. A flat map stays exactly flat: a + (b − a)·weight."""
     weight_x = x.weight.astype(maps.dtype, copy=False)
     rows = maps.take(x.first, axis=-1)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
-from sightline.runtime.fusion import fuse_blocks
-from sightline.runtime.masks import MaskSet
+from sightline.runtime.method import Output, Plan
 from sightline.runtime.selection import above_otsu
-from sightline.runtime.sise import select_masks
+from sightline.runtime.sise import fused_plan
 
 
 @dataclass(frozen=True)
@@ -23,13 +17,9 @@ class AdaSISE:
     """Score only the feature maps whose mean gradient reaches Otsu's threshold in their block. No parameters."""
 
     name: ClassVar[str] = "ada-sise"
+    output: ClassVar[Output] = "probabilities"
+    rivals: ClassVar[bool] = True
 
-    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
-        """The masks of the maps kept, by block."""
-        return select_masks(attributions, kernels, lambda alpha: above_otsu(alpha, kernels))
-
-    def explain(
-        self, blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
-    ) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
-        """The fused map and the layer maps."""
-        return fuse_blocks(blocks, size, kernels)
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        """The masks of the maps kept, by block, and the fusion of their layer maps."""
+        return fused_plan(attributions, kernels, lambda alpha: above_otsu(alpha, kernels))

@@ -10,21 +10,22 @@ import numpy.typing as npt
 from sightline.bindings import Engine
 from sightline.bundle import LOGITS, PROBABILITIES, RIVALS, TARGET, Block, Bundle, Layout
 from sightline.errors import EngineError
+from sightline.kernels import Kernels, kernels_for
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class BlockAttributions:
-    """What the attribution pass says about one block. The arrays are views that the next pass overwrites."""
+    """What the attribution pass says about one block."""
 
     block: Block
     features: Floats
-    """A_k: C×h×w."""
+    """A_k: C×h×w, in the engine's own buffer, on its device: the next pass overwrites it."""
     gradient: Floats
-    """C×h×w, of the seeded decision with respect to the features."""
+    """C×h×w, of the seeded decision with respect to the features; likewise."""
     alpha: Floats
-    """α_k, the spatial means of the gradient: C."""
+    """α_k, the spatial means of the gradient: C, on the host."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Attributions:
     """What the attribution pass says about one image."""
 
     image: Floats
-    """C×H×W or H×W×C, preprocessed."""
+    """C×H×W or H×W×C, preprocessed, on the host."""
     layout: Layout
     size: tuple[int, int]
     """(H, W) of the network."""
@@ -41,15 +42,26 @@ class Attributions:
     """p_c."""
     blocks: tuple[BlockAttributions, ...]
     """From shallow to deep."""
+    kernels: Kernels
+    """Those of the device that features and gradients are on."""
 
 
 class AttributionPass:
     """Runs ``attribution.onnx`` on one image at a time."""
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        """Take an engine that has ``bundle.attribution`` open."""
+    def __init__(self, bundle: Bundle, engine: Engine, *, rivals: bool = True) -> None:
+        """Take an engine that has ``bundle.attribution`` open.
+
+        Args:
+            bundle: tells what the graph puts out.
+            engine: runs it.
+            rivals: whether a softmax network's gradients are those of p_c, up to a positive factor (SISE), or those of
+                the bare logit (the Grad-CAMs).
+        """
+        self._rivals = rivals
         self._bundle = bundle
         self._engine = engine
+        self._kernels = kernels_for(engine.device, engine.stream)
 
     def __call__(self, image: Floats, target: int | None) -> Attributions:
         """Attribute the decision for a class, the predicted one by default.
@@ -61,28 +73,31 @@ class AttributionPass:
         Raises:
             EngineError: the pass failed, or the network itself answers with NaN or infinity.
         """
-        spec, buffers = self._bundle.input, self._engine.buffers
-        buffers[spec.name][0] = image
-        buffers[TARGET][:] = -1 if target is None else target
+        spec, buffers, kernels = self._bundle.input, self._engine.buffers, self._kernels
+        kernels.write(buffers[spec.name][0], image)
+        kernels.write(buffers[TARGET], -1 if target is None else target)
         if RIVALS in buffers:
-            buffers[RIVALS][:] = 1  # the gradient of p_c up to a positive factor (SISE), not of the bare logit
+            kernels.write(buffers[RIVALS], float(self._rivals))
         self._engine.run()
-        for name in (LOGITS, PROBABILITIES, *(block.features for block in self._bundle.blocks)):
-            if not np.isfinite(buffers[name]).all():
+        names = (LOGITS, PROBABILITIES, *(block.alpha for block in self._bundle.blocks))
+        found = {name: kernels.to_host(buffers[name])[0] for name in names}
+        for name, values in found.items():
+            if not np.isfinite(values).all():
                 raise EngineError(
                     f"the network answers this image with NaN or infinity ({name}): check that the image is "
                     "preprocessed as the network expects (sightline inspect) and that its weights are finite."
                 )
         # The logits decide, as in the graph: probabilities of float32 tie at 1.
-        chosen = int(buffers[LOGITS][0].argmax()) if target is None else target
+        chosen = int(found[LOGITS].argmax()) if target is None else target
         return Attributions(
             image=image,
             layout=spec.layout,
             size=(spec.height, spec.width),
             target=chosen,
-            score=float(buffers[PROBABILITIES][0, chosen]),
+            score=float(found[PROBABILITIES][chosen]),
             blocks=tuple(
-                BlockAttributions(block, *(buffers[name][0] for name in (block.features, block.gradient, block.alpha)))
+                BlockAttributions(block, buffers[block.features][0], buffers[block.gradient][0], found[block.alpha])
                 for block in self._bundle.blocks
             ),
+            kernels=kernels,
         )

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from PIL import Image
 
-from sightline.bindings import open_engine
-from sightline.bundle import PROBABILITIES, Bundle, load
-from sightline.errors import EngineError, MethodError
-from sightline.kernels import kernels_for
+from sightline.bindings.engine import Precision
+from sightline.bundle import Bundle, load
+from sightline.errors import EngineError, MethodError, PrecisionError, UngatedError
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
-from sightline.runtime.batching import MaskedPasses, Scored
+from sightline.runtime.batching import Scored
+from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
+from sightline.runtime.engines import OpenBatch, open_engines
 from sightline.runtime.explanation import Explanation
+from sightline.runtime.gate import THRESHOLD, Gate, pearson
 from sightline.runtime.image import ImageLike, prepare
 from sightline.runtime.masks import MaskSet
-from sightline.runtime.method import Method
+from sightline.runtime.memo import Memo
+from sightline.runtime.memory_plan import MemoryPlan
+from sightline.runtime.method import Method, Plan
+from sightline.runtime.rise import RISE
+from sightline.runtime.score_cam import ScoreCAM
 from sightline.runtime.sise import SISE
 
-METHODS: Mapping[str, type[SISE] | type[AdaSISE]] = {method.name: method for method in (SISE, AdaSISE)}
+_METHODS: tuple[Callable[..., Method], ...] = (SISE, AdaSISE, RISE, ScoreCAM, GradCAM, GradCAMPlusPlus, LayerCAM)
+METHODS: Mapping[str, Callable[..., Method]] = {method().name: method for method in _METHODS}
+"""By name: each with its default parameters."""
 
-DEFAULT_BATCH_SIZE = 16
-"""Where CPUs reach their best time per image; more only adds to the padding of the last batch."""
+logger = logging.getLogger(__name__)
+
+_GATES = Memo("gate")
 
 Progress = Callable[[int, int], None]
 
@@ -40,9 +50,12 @@ class Explainer:
         self,
         bundle: Bundle | str | Path,
         method: str | Method = "sise",
-        engine: str = "auto",
+        engine: str | OpenBatch = "auto",
         batch_size: int | None = None,
         *,
+        precision: Precision = "fp32",
+        gate: Iterable[ImageLike] | None = None,
+        gate_threshold: float = THRESHOLD,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -50,16 +63,27 @@ class Explainer:
 
         Args:
             bundle: a bundle or the path of one.
-            method: ``"sise"``, ``"ada-sise"``, or one with parameters, e.g. ``SISE(mu=0.3)``.
-            engine: a name from ``sightline doctor``, or ``"auto"`` for the fastest one installed.
-            batch_size: masked images per pass of the engine, 16 by default.
+            method: a name of ``METHODS`` (``"sise"``, ``"ada-sise"``, ``"rise"``, ``"score-cam"``, ``"grad-cam"``,
+                ``"grad-cam++"``, ``"layer-cam"``), or one with parameters, e.g. ``SISE(mu=0.3)``.
+            engine: a name from ``sightline doctor``; ``"auto"`` for the fastest one installed; or a function that
+                opens an engine of your own at a batch size.
+            batch_size: masked images per pass of the engine. By default the fastest one that fits into memory,
+                measured once for this network, engine and machine.
+            precision: ``"fp32"``, or a lower one for the masked passes (``"tf32"``, ``"fp16"``, ``"bf16"``, ``"int8"``,
+                as the engine has it). The attribution pass always runs in float32.
+            gate: images on which a lower precision is compared with float32 now. Needed once for each bundle, engine,
+                method and machine; without them the acceptance remembered from then counts.
+            gate_threshold: Pearson's correlation that the maps of every such image must reach.
             threads: how many CPU threads a pass may use; by default the engine decides.
             progress: called as ``progress(done, total)`` with the number of masks scored, once per batch.
 
         Raises:
-            BundleError: the bundle cannot be read.
+            BundleError: the bundle cannot be read, or lacks the graph for this precision.
             MethodError: there is no such method.
             EngineError: there is no such engine, it cannot open the bundle, or a number is out of range.
+            OutOfMemoryError: not even a batch of one image fits into memory.
+            PrecisionError: the engine does not have the precision, or its maps do not agree with float32's.
+            UngatedError: the precision has not been compared with float32 yet; pass ``gate``.
             MissingPackageError: the engine's package is not installed.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
@@ -68,36 +92,37 @@ class Explainer:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.method: Method = _method(method)
         self._progress = progress
-        image = self.bundle.input
-        channels_first = image.layout == "NCHW"
-        shape = image.shape if channels_first else (image.height, image.width, image.channels)
-        self._attribution = open_engine(
-            self.bundle.attribution, engine, shapes={image.name: (1, *shape)}, threads=threads
-        )
+        self._engines = open_engines(self.bundle, engine, precision, batch_size, threads, self.method.output)
+        self._passes = self._engines.passes
+        self._attribute = AttributionPass(self.bundle, self._engines.attribution, rivals=self.method.rivals)
+        self.gate: Gate | None = None
+        """How well the maps of this precision agree with float32's; None for float32 itself."""
         try:
-            self._classifier = open_engine(
-                self.bundle.classifier,
-                self._attribution.name,
-                shapes={image.name: (batch_size or DEFAULT_BATCH_SIZE, *shape)},
-                outputs=[PROBABILITIES],
-                threads=threads,
-            )
+            if precision != "fp32":
+                self.gate = self._accepted(gate, gate_threshold, threads)
         except BaseException:
-            self._attribution.close()
+            self.close()
             raise
-        self._kernels = kernels_for(self._classifier.device)
-        self._attribute = AttributionPass(self.bundle, self._attribution)
-        self._passes = MaskedPasses(self._classifier, self._kernels, image.name)
 
     @property
     def engine(self) -> str:
-        """Name of the engine that runs the passes."""
-        return self._classifier.name
+        """Name of the engine that runs the masked passes."""
+        return self._passes.engine.name
+
+    @property
+    def precision(self) -> Precision:
+        """What the masked passes are computed in."""
+        return self._passes.engine.precision
 
     @property
     def batch_size(self) -> int:
         """Masked images per pass of the engine."""
         return self._passes.batch_size
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """What the engines were expected to hold, computed before they were opened."""
+        return self._engines.plan
 
     def __call__(self, image: ImageLike, target: int | str | None = None) -> Explanation:
         """Explain the score of one class on one image.
@@ -130,8 +155,8 @@ class Explainer:
             for image in images:
                 job = self._begin(image, chosen)
                 jobs.append(job)
-                total += sum(map(len, job.sets.values()))
-                yield from job.sets.values()
+                total += sum(map(len, job.plan.sets.values()))
+                yield from job.plan.sets.values()
 
         def advanced(count: int) -> None:
             nonlocal done
@@ -150,8 +175,7 @@ class Explainer:
 
     def close(self) -> None:
         """Free the engines."""
-        self._attribution.close()
-        self._classifier.close()
+        self._engines.close()
 
     def __enter__(self) -> Explainer:
         return self
@@ -161,24 +185,54 @@ class Explainer:
     ) -> None:
         self.close()
 
+    def _accepted(self, images: Iterable[ImageLike] | None, threshold: float, threads: int | None) -> Gate:
+        """The gate of this precision, remembered or made now."""
+        facts = {**self._engines.facts, "method": self.method.name, "parameters": asdict(self.method)}
+        if images is None:
+            if (kept := _GATES.recall(facts)) is None:
+                raise UngatedError(
+                    f"{self.precision} on {self.engine} has not been compared with float32 for this bundle and method "
+                    "on this machine: pass gate=[images] once (sightline build BUNDLE --precision … --images …)."
+                )
+            gate = Gate.from_facts(kept)
+            return replace(gate, threshold=threshold).require()
+        pictures = list(images)
+        if not pictures:
+            raise PrecisionError("the gate needs at least one image: pass gate=[images].")
+        with Explainer(
+            self.bundle, self.method, self._engines.attribution.name, self.batch_size, threads=threads
+        ) as reference:
+            gate = Gate(
+                precision=self.precision,
+                engine=self.engine,
+                reference=reference.engine,
+                correlations=tuple(
+                    pearson(ours, theirs)
+                    for ours, theirs in zip(self.explain_all(pictures), reference.explain_all(pictures), strict=True)
+                ),
+                threshold=threshold,
+            )
+        logger.info("%s", gate)
+        gate.require()
+        _GATES.keep(facts, gate.facts())
+        return gate
+
     def _begin(self, image: ImageLike, target: int | None) -> _Job:
         clock = _Clock()
         prepared = prepare(image, self.bundle.input)
         clock.lap("preprocess")
         attributions = self._attribute(prepared.array, target)
         clock.lap("attribution")
-        sets = self.method.masks(attributions, self._kernels)
+        plan = self.method.plan(attributions, self._passes.kernels)
         clock.lap("selection")
-        return _Job(prepared.picture, attributions.target, attributions.score, sets, clock)
+        return _Job(prepared.picture, attributions.target, attributions.score, plan, clock)
 
     def _finish(self, job: _Job) -> Explanation:
         clock = job.clock
         clock.add("masking", sum(scored.masking for scored in job.scored))
         clock.add("passes", sum(scored.passes for scored in job.scored))
         clock.restart()
-        size = (self.bundle.input.height, self.bundle.input.width)
-        blocks = dict(zip(job.sets, job.scored, strict=True))
-        saliency, layer_maps = self.method.explain(blocks, size, self._kernels)
+        saliency, layer_maps = job.plan.explain(dict(zip(job.plan.sets, job.scored, strict=True)))
         clock.lap("fusion")
         return Explanation(
             saliency=saliency.astype(np.float32),
@@ -188,10 +242,11 @@ class Explainer:
             method=self.method.name,
             parameters=asdict(self.method),
             layer_maps={name: layer.astype(np.float32) for name, layer in layer_maps.items()},
-            passes=sum(map(len, job.sets.values())),
+            passes=sum(map(len, job.plan.sets.values())),
             timings=clock.timings(),
             bundle_hash=self.bundle.hash,
             engine=self.engine,
+            precision=self.precision,
             picture=job.picture,
         )
 
@@ -224,13 +279,13 @@ class _Job:
     picture: Image.Image
     target: int
     score: float
-    sets: dict[str, MaskSet]
+    plan: Plan
     clock: _Clock
     scored: list[Scored] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        return len(self.scored) == len(self.sets)
+        return len(self.scored) == len(self.plan.sets)
 
 
 def _method(method: str | Method) -> Method:

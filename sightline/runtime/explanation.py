@@ -48,6 +48,8 @@ class Explanation:
     sum, ``total``."""
     bundle_hash: str
     engine: str
+    precision: str
+    """What the masked passes were computed in."""
     picture: Image.Image = field(repr=False)
     """The image explained: RGB, upright, at its original size."""
 
@@ -84,6 +86,7 @@ class Explanation:
             "passes": self.passes,
             "timings": dict(self.timings),
             "engine": self.engine,
+            "precision": self.precision,
             "bundle_hash": self.bundle_hash,
         }
 

@@ -26,16 +26,16 @@ def layer_map(scored: Scored, kernels: Kernels) -> Doubles | None:
     that the normalisation removes.
     """
     masks = scored.masks
-    blended = kernels.aggregate(masks.maps, scored.scores / masks.sums)
-    return normalised(kernels.upsample(blended, masks.size).astype(np.float64))
+    blended = kernels.aggregate(masks.maps, kernels.to_device(scored.scores / masks.sums))
+    return normalised(kernels.upsample(blended, masks.size), kernels)
 
 
-def normalised(map: Doubles) -> Doubles | None:
+def normalised(map: Doubles, kernels: Kernels) -> Doubles | None:
     """Min–max to [0, 1]; None where the map is constant."""
-    low, high = float(map.min()), float(map.max())
+    low, high = kernels.spread(map)
     if high - low <= _FLAT * max(abs(low), abs(high)):
         return None
-    return np.clip((map - low) / (high - low), 0.0, 1.0)
+    return kernels.rescale(map, low, high)
 
 
 def fuse(layer_maps: Sequence[Doubles], size: tuple[int, int], kernels: Kernels) -> Doubles:
@@ -44,23 +44,26 @@ def fuse(layer_maps: Sequence[Doubles], size: tuple[int, int], kernels: Kernels)
     Args:
         layer_maps: V_b from shallow to deep, none of them constant.
         size: (H, W), for the map of zeros where there is no layer map at all.
-        kernels: compute the thresholds.
+        kernels: work where the maps are.
     """
     if not layer_maps:
-        return np.zeros(size)
+        return kernels.zeros(*size)
     fused = layer_maps[0]
     for layer in layer_maps[1:]:
         threshold = kernels.otsu(layer)
         assert threshold is not None  # a map with 0 and 1 in it can be split
-        fused = (fused + layer) * (layer >= threshold)
-    result = normalised(fused)
-    return np.zeros(size) if result is None else result
+        fused = kernels.fuse(fused, layer, threshold)
+    result = normalised(fused, kernels)
+    return kernels.zeros(*size) if result is None else result
 
 
 def fuse_blocks(
     blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
 ) -> tuple[Doubles, dict[str, Doubles]]:
-    """The fused map and the layer maps, by block, of one image; constant layer maps are left out and logged."""
+    """The fused map and the layer maps, by block, of one image, on the host.
+
+    Constant layer maps are left out and logged.
+    """
     layer_maps = {}
     for name, scored in blocks.items():
         layer = layer_map(scored, kernels)
@@ -70,4 +73,5 @@ def fuse_blocks(
             layer_maps[name] = layer
     if not layer_maps:
         logger.warning("no block has anything to show for this class: the saliency map is all zero")
-    return fuse(list(layer_maps.values()), size, kernels), layer_maps
+    fused = fuse(list(layer_maps.values()), size, kernels)
+    return kernels.to_host(fused), {name: kernels.to_host(layer) for name, layer in layer_maps.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import Field
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,19 @@ from sightline.runtime.batching import Scored
 from sightline.runtime.masks import MaskSet
 
 Doubles = npt.NDArray[np.float64]
+Output = Literal["probabilities", "logits"]
+Maps = tuple[Doubles, dict[str, Doubles]]
+"""The saliency map and the layer maps, by block, on the host: H×W in [0, 1], finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a method does with one image."""
+
+    sets: Mapping[str, MaskSet]
+    """The masks to score, by block, from shallow to deep; blocks without any are absent."""
+    explain: Callable[[Mapping[str, Scored]], Maps]
+    """From the scores of the sets, by the same names, to the maps."""
 
 
 class Method(Protocol):
@@ -22,14 +35,13 @@ class Method(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]
+    output: ClassVar[Output]
+    """The output of the classifier that scores a masked image."""
+    rivals: ClassVar[bool]
+    """Whether the gradients are those of the log-odds of p_c, or of the bare logit z_c."""
 
-    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
-        """The masks to score, by block, from shallow to deep; blocks without any are absent.
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        """Choose the masks for one image and class.
 
         The arrays of ``attributions`` are overwritten by the next pass, so what is kept of them is copied.
         """
-
-    def explain(
-        self, blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
-    ) -> tuple[Doubles, dict[str, Doubles]]:
-        """The saliency map and the layer maps, by block: H×W in [0, 1], finite."""

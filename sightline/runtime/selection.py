@@ -41,5 +41,5 @@ def above_otsu(alpha: npt.NDArray[np.floating], kernels: Kernels) -> Indices:
         return positive
     ratios = alpha[positive].astype(np.float64)
     ratios /= ratios.max()
-    threshold = kernels.otsu(ratios)
+    threshold = kernels.otsu(kernels.to_device(ratios))
     return positive if threshold is None else positive[ratios >= threshold]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from sightline.errors import MethodError
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
 from sightline.runtime.fusion import fuse_blocks
-from sightline.runtime.masks import MaskSet, mask_set
+from sightline.runtime.masks import mask_set
+from sightline.runtime.method import Output, Plan
 from sightline.runtime.selection import Indices, above_share
 
 logger = logging.getLogger(__name__)
@@ -35,25 +35,21 @@ class SISE:
 
     mu: float = 0.0
     name: ClassVar[str] = "sise"
+    output: ClassVar[Output] = "probabilities"
+    rivals: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.mu, (int, float)) or not 0 <= self.mu < 1:
             raise MethodError(f"mu={self.mu!r} is out of range: choose 0 <= mu < 1, for example 0.3.")
 
-    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
-        """The masks of the maps kept, by block."""
-        return select_masks(attributions, kernels, lambda alpha: above_share(alpha, self.mu))
-
-    def explain(
-        self, blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
-    ) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
-        """The fused map and the layer maps."""
-        return fuse_blocks(blocks, size, kernels)
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        """The masks of the maps kept, by block, and the fusion of their layer maps."""
+        return fused_plan(attributions, kernels, lambda alpha: above_share(alpha, self.mu))
 
 
-def select_masks(
+def fused_plan(
     attributions: Attributions, kernels: Kernels, keep: Callable[[npt.NDArray[np.float32]], Indices]
-) -> dict[str, MaskSet]:
+) -> Plan:
     """The masks of the maps that ``keep`` chooses by their α; blocks that keep nothing are left out and logged."""
     chosen = {}
     for block in attributions.blocks:
@@ -62,4 +58,4 @@ def select_masks(
             chosen[block.block.name] = masks
         else:
             logger.info("block %s left out: no varied map with a positive gradient", block.block.name)
-    return chosen
+    return Plan(chosen, lambda scored: fuse_blocks(scored, attributions.size, kernels))

@@ -1,51 +1,31 @@
-"""The ONNX Runtime binding, and how engines are found."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
+import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from sightline.bindings import available, open_engine
-from sightline.errors import EngineError, MissingPackageError
+from sightline.bindings import open_engine
+from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
+from tests.bindings import product
+from tests.bindings.product import WEIGHTS
 
-WEIGHTS = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+NAME = "onnxruntime-cpu"
 
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    """x (N×3) -> y = x·W (M×2, the same M as N by another name) and total (1), its weights in a file of their own."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["y"]),
-        helper.make_node("ReduceSum", ["y"], ["total"], keepdims=0),
-    ]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])]
-    outputs = [
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["M", 2]),
-        helper.make_tensor_value_info("total", TensorProto.FLOAT, []),
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "product", inputs, outputs, [numpy_helper.from_array(WEIGHTS, "w")]),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=9,
-    )
-    path = tmp_path / "product.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert (tmp_path / "weights.bin").stat().st_size >= WEIGHTS.nbytes
-    return path
+    return product.write(tmp_path)
 
 
 def test_a_pass_reads_and_writes_the_same_buffers(graph: Path) -> None:
-    with open_engine(graph, shapes={"x": (4, 3)}) as engine:
-        assert (engine.name, engine.device) == ("onnxruntime-cpu", "cpu")
+    with open_engine(graph, NAME, shapes={"x": (4, 3)}) as engine:
+        assert (engine.name, engine.device, engine.precision, engine.stream) == (NAME, "cpu", "fp32", None)
         x, y, total = (engine.buffers[name] for name in ("x", "y", "total"))
         for seed in range(3):
             x[:] = np.random.default_rng(seed).normal(size=(4, 3))
@@ -55,7 +35,7 @@ def test_a_pass_reads_and_writes_the_same_buffers(graph: Path) -> None:
 
 
 def test_only_the_outputs_asked_for_are_bound(graph: Path) -> None:
-    with open_engine(graph, shapes={"x": (2, 3)}, outputs=["y"], threads=1) as engine:
+    with open_engine(graph, NAME, shapes={"x": (2, 3)}, outputs=["y"], threads=1) as engine:
         assert set(engine.buffers) == {"x", "y"}
 
 
@@ -73,7 +53,7 @@ def test_what_does_not_fit_the_graph_is_an_error(
     graph: Path, shapes: dict[str, tuple[int, ...]], outputs: list[str] | None, said: str
 ) -> None:
     with pytest.raises(EngineError, match=said):
-        open_engine(graph, shapes=shapes, outputs=outputs)
+        open_engine(graph, NAME, shapes=shapes, outputs=outputs)
 
 
 def _truncated(graph: Path) -> None:
@@ -85,48 +65,55 @@ def _without_weights(graph: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_truncated, _without_weights, Path.unlink])
-def test_a_damaged_graph_is_an_error_that_names_it(graph: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_graph_is_an_error_that_names_it(
+    graph: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     damage(graph)
     with pytest.raises(EngineError, match=r"cannot open .*product\.onnx"):
-        open_engine(graph, shapes={"x": (1, 3)})
+        open_engine(graph, NAME, shapes={"x": (1, 3)})
+    assert capsys.readouterr().out == ""
 
 
 def test_a_closed_engine_says_so(graph: Path) -> None:
-    engine = open_engine(graph, shapes={"x": (1, 3)})
+    engine = open_engine(graph, NAME, shapes={"x": (1, 3)})
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.run()
 
 
-def test_an_unknown_engine_is_an_error_that_lists_the_known(graph: Path) -> None:
-    with pytest.raises(EngineError, match=r"'warp'.*auto, onnxruntime-cpu"):
-        open_engine(graph, "warp", shapes={"x": (1, 3)})
+def test_a_quantized_graph(tmp_path: Path) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Readings(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = 8
+
+        def get_next(self) -> dict[str, Any] | None:
+            self._left -= 1
+            return (
+                {"x": np.random.default_rng(self._left).normal(size=(4, 3)).astype(np.float32)} if self._left else None
+            )
+
+    source, path = product.write(tmp_path), tmp_path / "int8.onnx"
+    quantize_static(str(source), str(path), Readings(), quant_format=QuantFormat.QDQ)
+    with open_engine(path, NAME, shapes={"x": (4, 3)}, precision="int8") as engine:
+        assert engine.precision == "int8"
+        engine.buffers["x"][:] = np.random.default_rng(3).normal(size=(4, 3))
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], engine.buffers["x"] @ WEIGHTS, atol=0.3)
 
 
-def test_auto_says_what_it_took(graph: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "sightline")
-    open_engine(graph, "auto", shapes={"x": (1, 3)}).close()
-    assert "onnxruntime-cpu" in caplog.text
+def test_a_precision_it_has_not(graph: Path) -> None:
+    with pytest.raises(PrecisionError, match=r"onnxruntime-cpu does not compute in 'bf16'.*fp32, int8"):
+        open_engine(graph, NAME, shapes={"x": (1, 3)}, precision="bf16")
 
 
-@pytest.mark.parametrize("engine", ["auto", "onnxruntime-cpu"])
-def test_a_missing_package_is_named_with_how_to_get_it(
-    graph: Path, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sightline.bindings.find_spec", lambda name: None)
-    assert [entry.version for entry in available()] == [None]
-    with pytest.raises(MissingPackageError, match="pip install onnxruntime"):
-        open_engine(graph, engine, shapes={"x": (1, 3)})
+@pytest.mark.parametrize("message", ["Failed to allocate memory for requested buffer of size 1", "std::bad_alloc"])
+def test_a_pass_without_room(graph: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: object, binding: object, options: object = None) -> None:
+        raise RuntimeError(message)
 
-
-def test_listing_engines_loads_none_of_them() -> None:
-    script = """
-import sys
-from sightline.bindings import available
-print(available())
-sys.exit("onnxruntime" in sys.modules)
-"""
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    assert "onnxruntime-cpu" in said
-    assert importlib.util.find_spec("onnxruntime") is not None
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run)
+    with pytest.raises(OutOfMemoryError, match="smaller batch_size"):
+        open_engine(graph, NAME, shapes={"x": (1, 3)})

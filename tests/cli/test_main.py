@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import sightline
 from sightline.cli import main
 from sightline.errors import BundleError
 
-COMMANDS = ("export", "inspect", "explain", "demo", "doctor")
+COMMANDS = ("export", "inspect", "build", "explain", "bench", "demo", "doctor", "build-kernels")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +25,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     said = capsys.readouterr().out
-    assert all(f"\n    {command} " in said for command in COMMANDS)
+    assert all(re.search(rf"^ +{command}( |$)", said, re.MULTILINE) for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,7 +48,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "paint",
         "explain",
         "explain b.sightline",
-        "explain b.sightline a.png --method rise",
+        "explain b.sightline a.png --method lime",
+        "explain b.sightline a.png --method rise --mu 0.3",
+        "explain b.sightline a.png --passes 10",
+        "explain b.sightline a.png --precision fp8",
+        "bench b.sightline --precision fp32,fp8",
+        "bench b.sightline --batch-size 8,0",
+        "bench b.sightline --percentile 101",
         "explain b.sightline a.png --mu 1",
         "explain b.sightline a.png --mu nan",
         "explain b.sightline a.png --batch-size 0",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sightline.errors import EngineError
-from sightline.kernels import CpuKernels, kernels_for
+from sightline.kernels import CpuKernels, Window, kernels_for
 from sightline.kernels.protocol import Layout
 from tests.reference import otsu
 
@@ -88,6 +88,45 @@ def test_mask_into_fills_part_of_a_batch_and_leaves_the_rest() -> None:
     assert batch[:, 0, 0, 0].tolist() == [7, 1, 3, 7, 7]
 
 
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], tuple[int, int], Window]:
+    """Grids, the size of the masks, and where they are cut out of the larger upsampled grids."""
+    maps, (height, width) = draw(stacks())
+    full = (height + draw(st.integers(0, 9)), width + draw(st.integers(0, 9)))
+    random = np.random.default_rng(draw(st.integers(0, 1000)))
+    offsets = random.integers(0, (full[0] - height + 1, full[1] - width + 1), (len(maps), 2))
+    return maps, (height, width), Window(full, offsets.astype(np.int32))
+
+
+def cut(maps: Array, size: tuple[int, int], window: Window) -> Array:
+    full = zip(up(maps, window.size), window.offsets, strict=True)
+    return np.stack([values[y : y + size[0], x : x + size[1]] for values, (y, x) in full])
+
+
+@given(windows(), st.sampled_from(get_args(Layout)))
+def test_mask_into_a_window(windowed: tuple[npt.NDArray[np.float32], tuple[int, int], Window], layout: Layout) -> None:
+    maps, size, window = windowed
+    random = np.random.default_rng(0)
+    image = random.normal(size=(2, *size)).astype(np.float32)
+    affine = random.uniform(-1, 1, (len(maps), 2)).astype(np.float32)
+    masks = affine[:, :1, None] * cut(maps, size, window) + affine[:, 1:, None]
+    expected = image[None] * masks[:, None]
+    if layout == "NHWC":
+        image, expected = np.moveaxis(image, 0, 2), np.moveaxis(expected, 1, 3)
+    out = np.full(expected.shape, np.nan, np.float32)
+    KERNELS.mask_into(out, np.ascontiguousarray(image), maps, affine, layout, window)
+    np.testing.assert_allclose(out, expected, atol=8 * TOLERANCE)
+
+
+@given(windows())
+def test_accumulate(windowed: tuple[npt.NDArray[np.float32], tuple[int, int], Window]) -> None:
+    maps, size, window = windowed
+    weights = np.random.default_rng(0).uniform(-1, 1, len(maps))
+    found = KERNELS.accumulate(maps, weights, size, window)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.tensordot(weights, cut(maps, size, window), 1), atol=len(maps) * TOLERANCE)
+
+
 @given(stacks())
 def test_aggregate(stack: tuple[npt.NDArray[np.float32], tuple[int, int]]) -> None:
     maps, _ = stack
@@ -132,6 +171,37 @@ def test_otsu_of_two_spikes_cuts_above_the_lower_one() -> None:
 def test_otsu_takes_maps_of_any_shape() -> None:
     values = np.random.default_rng(0).uniform(size=(40, 50))
     assert KERNELS.otsu(values) == KERNELS.otsu(values.ravel())
+
+
+def test_small_steps() -> None:
+    """What on a CPU is one line of NumPy each, and on a GPU a kernel."""
+    random = np.random.default_rng(0)
+    host = random.normal(size=(3, 4))
+    assert KERNELS.to_host(KERNELS.to_device(host)).tolist() == host.tolist()
+    out = np.zeros((3, 4), np.float32)
+    KERNELS.write(out, host)
+    assert out.tolist() == host.astype(np.float32).tolist()
+    KERNELS.write(out[1:], 5)
+    assert (out[1:] == 5).all()
+    assert out[0].tolist() == host[0].astype(np.float32).tolist()
+
+    maps = random.normal(size=(5, 2, 2)).astype(np.float32)
+    taken = KERNELS.take(maps, np.array([4, 0]))
+    assert taken.tolist() == maps[[4, 0]].tolist()
+    assert not np.shares_memory(taken, maps)
+
+    scores = KERNELS.zeros(6)
+    KERNELS.pick(scores[2:5], random.uniform(size=(3, 4)).astype(np.float32), 1)
+    assert scores[[0, 1, 5]].tolist() == [0, 0, 0]
+    assert (scores[2:5] > 0).all()
+
+    low, high = KERNELS.spread(host)
+    assert (low, high) == (host.min(), host.max())
+    scaled = KERNELS.rescale(host, low, high)
+    np.testing.assert_allclose(scaled, (host - low) / (high - low))
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    fused = KERNELS.fuse(host, scaled, 0.5)
+    assert fused.tolist() == np.where(scaled >= 0.5, host + scaled, 0).tolist()
 
 
 def test_only_known_devices_have_kernels() -> None:

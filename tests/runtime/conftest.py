@@ -16,5 +16,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def explainer(bundle: Bundle) -> Iterator[Explainer]:
-    with Explainer(bundle, batch_size=4) as opened:
+    with Explainer(bundle, engine="onnxruntime-cpu", batch_size=4) as opened:
         yield opened

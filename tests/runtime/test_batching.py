@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.errors import EngineError
+from sightline.bindings import Engine
+from sightline.bindings.engine import Device, Precision
+from sightline.errors import EngineError, OutOfMemoryError
 from sightline.kernels import CpuKernels
 from sightline.runtime.batching import MaskedPasses
 from sightline.runtime.masks import MaskSet
@@ -23,7 +25,10 @@ SIDE = 6
 class Recording:
     """Scores an image by its sum, times the class number plus one; remembers every batch."""
 
-    name, device = "recording", "cpu"
+    name: str = "recording"
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    stream = None
 
     def __init__(self, batch_size: int) -> None:
         self.buffers: Mapping[str, npt.NDArray[Any]] = {
@@ -59,6 +64,10 @@ def mask_set(count: int, seed: int = 0, target: int = 0) -> MaskSet:
     )
 
 
+def passes_on(engine: Engine) -> MaskedPasses:
+    return MaskedPasses(lambda batch_size: engine, len(engine.buffers["x"]), "x")
+
+
 def one_by_one(masks: MaskSet) -> list[float]:
     scores = []
     for k in range(len(masks)):
@@ -72,7 +81,7 @@ def one_by_one(masks: MaskSet) -> list[float]:
 def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int], batch_size: int) -> None:
     sets = [mask_set(count, seed, seed % 2) for seed, count in enumerate(counts)]
     engine = Recording(batch_size)
-    scored = list(MaskedPasses(engine, CpuKernels(), "x").score(sets))
+    scored = list(passes_on(engine).score(sets))
     assert [found.masks for found in scored] == sets
     for found in scored:
         np.testing.assert_allclose(found.scores, one_by_one(found.masks), rtol=1e-4, atol=1e-4)
@@ -81,7 +90,7 @@ def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int
 
 def test_the_last_batch_is_padded_with_zeros_and_not_shrunk() -> None:
     engine = Recording(4)
-    list(MaskedPasses(engine, CpuKernels(), "x").score([mask_set(5)]))
+    list(passes_on(engine).score([mask_set(5)]))
     assert [batch.shape[0] for batch in engine.batches] == [4, 4]
     assert engine.batches[1][0].any()
     assert not engine.batches[1][1:].any()
@@ -95,7 +104,7 @@ def test_sets_are_drawn_only_when_the_batch_has_room() -> None:
             drawn.append(seed)
             yield mask_set(4, seed)
 
-    scores = MaskedPasses(Recording(4), CpuKernels(), "x").score(sets())
+    scores = passes_on(Recording(4)).score(sets())
     next(scores)
     assert drawn == [0]
     next(scores)
@@ -104,7 +113,7 @@ def test_sets_are_drawn_only_when_the_batch_has_room() -> None:
 
 def test_progress_counts_masks_not_padding() -> None:
     counts: list[int] = []
-    list(MaskedPasses(Recording(4), CpuKernels(), "x").score([mask_set(3), mask_set(3)], counts.append))
+    list(passes_on(Recording(4)).score([mask_set(3), mask_set(3)], counts.append))
     assert counts == [4, 2]
 
 
@@ -114,10 +123,61 @@ def test_a_network_that_answers_nan_is_an_error() -> None:
             self.buffers["probabilities"][:] = np.nan
 
     with pytest.raises(EngineError, match="NaN"):
-        list(MaskedPasses(Broken(4), CpuKernels(), "x").score([mask_set(3)]))
+        list(passes_on(Broken(4)).score([mask_set(3)]))
 
 
 def test_no_sets_no_pass() -> None:
     engine = Recording(4)
-    assert list(MaskedPasses(engine, CpuKernels(), "x").score([])) == []
+    assert list(passes_on(engine).score([])) == []
     assert engine.batches == []
+
+
+class Small(Recording):
+    """A device with room for a batch of ``room``: told when it is opened, or only in its ``surprise``-th pass."""
+
+    def __init__(self, batch_size: int, room: int, *, at_once: bool, surprise: int = 2) -> None:
+        if at_once and batch_size > room:
+            raise OutOfMemoryError(f"no {batch_size} images")
+        super().__init__(batch_size)
+        self.room, self.surprise, self.closed = room, surprise, False
+
+    def run(self) -> None:
+        assert not self.closed
+        if len(self.buffers["x"]) > self.room and len(self.batches) + 1 >= self.surprise:
+            raise OutOfMemoryError("no room in this pass")
+        super().run()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=5), room=st.integers(1, 20))
+def test_a_batch_without_room_is_halved_and_no_mask_is_lost(at_once: bool, counts: list[int], room: int) -> None:
+    sets = [mask_set(count, seed, seed % 2) for seed, count in enumerate(counts)]
+    opened: list[Small] = []
+
+    def open_batch(batch_size: int) -> Small:
+        opened.append(Small(batch_size, room, at_once=at_once))
+        return opened[-1]
+
+    advanced: list[int] = []
+    passes = MaskedPasses(open_batch, 16, "x")
+    scored = list(passes.score(sets, advanced.append))
+    for found, masks in zip(scored, sets, strict=True):
+        assert found.masks is masks
+        np.testing.assert_allclose(found.scores, one_by_one(masks), rtol=1e-4, atol=1e-4)
+    assert sum(advanced) == sum(counts)
+    assert not opened[-1].closed
+    assert all(engine.closed for engine in opened[:-1])
+    if at_once:
+        assert passes.batch_size <= room
+
+
+def test_halving_is_logged_and_ends_at_one(caplog: pytest.LogCaptureFixture) -> None:
+    def open_batch(batch_size: int) -> Small:
+        return Small(batch_size, 0, at_once=True)
+
+    with pytest.raises(OutOfMemoryError, match="even for a batch of one"):
+        MaskedPasses(open_batch, 4, "x")
+    assert "no room for a batch of 4: going on with 2" in caplog.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from sightline.bundle import Bundle
 from sightline.errors import BundleError, EngineError, ImageError, MethodError, TargetError
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.masks import MaskSet
-from sightline.runtime.method import Method
+from sightline.runtime.method import Method, Plan
 from tests import reference
 from tests.runtime import tiny
 
@@ -99,8 +98,9 @@ def test_images_that_share_batches_are_explained_as_if_alone(bundle: Bundle) -> 
 class Choosy(SISE):
     """Finds nothing in dark images."""
 
-    def masks(self, attributions: Attributions, kernels: Kernels) -> dict[str, MaskSet]:
-        return super().masks(attributions, kernels) if attributions.image.mean() > -50 else {}
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        plan = super().plan(attributions, kernels)
+        return plan if attributions.image.mean() > -50 else replace(plan, sets={})
 
 
 def test_images_without_masks_keep_their_place(bundle: Bundle) -> None:
@@ -210,7 +210,7 @@ def test_a_network_that_answers_nan_is_an_error(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match=r"'gradcam'.*sise, ada-sise"):
+    with pytest.raises(MethodError, match=r"'gradcam'.*sise, ada-sise, rise"):
         Explainer(bundle, "gradcam")
     with pytest.raises(EngineError, match="'warp'"):
         Explainer(bundle, engine="warp")

@@ -34,6 +34,7 @@ def explanation() -> Explanation:
         timings={"passes": 0.5, "total": 0.6},
         bundle_hash="abc",
         engine="onnxruntime-cpu",
+        precision="fp32",
         picture=Image.new("RGB", (96, 60), (90, 100, 110)),
     )
 

@@ -27,7 +27,7 @@ def masks_of(features: npt.NDArray[np.float32]) -> MaskSet:
     block = BlockAttributions(
         Block("block", 0, *features.shape), features, np.zeros_like(features), np.ones(len(features), np.float32)
     )
-    attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, 0, 1.0, (block,))
+    attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, 0, 1.0, (block,), KERNELS)
     return mask_set(attributions, block, np.arange(len(features)), KERNELS)
 
 
@@ -82,7 +82,7 @@ def test_nearly_constant_maps_stay_finite() -> None:
 @given(st.integers(1, 5), st.integers(0, 99))
 def test_fuse(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    maps = [np.asarray(normalised(random.uniform(size=SIZE) ** (1 + i))) for i in range(count)]
+    maps = [np.asarray(normalised(random.uniform(size=SIZE) ** (1 + i), KERNELS)) for i in range(count)]
     expected = reference.fusion([torch.from_numpy(layer) for layer in maps]).numpy()
     np.testing.assert_allclose(fuse(maps, SIZE, KERNELS), expected, atol=1e-12)
 

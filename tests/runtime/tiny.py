@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from sightline import bundle
-from sightline.bundle import Block, Bundle, ImageInput, Layout, Manifest
+from sightline.bundle import Block, Bundle, ImageInput, Layout, Manifest, Memory
 
 HEIGHT, WIDTH, CLASSES = 24, 20, 5
 EARLY, LATE = Block("early", 0, 8, 12, 10), Block("late", 1, 12, 6, 5)
@@ -61,6 +61,9 @@ def write(path: Path, network: Tiny | None = None, *, layout: Layout = "NCHW", l
         activation_found=False,
         blocks=(EARLY, LATE),
         opset=18,
+        memory=Memory(
+            weights=4 * sum(value.size for value in _weights(network).values()), classifier=24_000, attribution=48_000
+        ),
         labels=LABELS if labels else None,
     )
 

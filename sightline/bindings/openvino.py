@@ -1,0 +1,223 @@
+"""OpenVINO on Intel's CPUs and GPUs: NumPy buffers shared with one inference request, bound once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sightline.bindings import openvino_package
+from sightline.bindings.engine import Precision
+from sightline.bindings.memory import exhausted
+from sightline.bindings.probe import openvino_lacks
+from sightline.cache import locked
+from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
+
+openvino: Any = openvino_package.load()
+
+Shape = Sequence[int]
+
+# What is not quantized in an int8 graph stays in float32: OpenVINO's own choice would be bfloat16 where there is AMX.
+_HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+
+logger = logging.getLogger(__name__)
+
+
+class OpenVino:
+    """An :class:`~sightline.bindings.engine.Engine` on OpenVINO. The buffers are NumPy arrays, on a GPU as well."""
+
+    device = "cpu"
+    stream = None
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, Shape],
+        *,
+        plugin: str,
+        outputs: Sequence[str] | None = None,
+        threads: int | None = None,
+        precision: Precision = "fp32",
+        cache: Path | None = None,
+    ) -> None:
+        """Open a graph at fixed shapes.
+
+        Args:
+            path: the ONNX file; external weights are read from beside it.
+            shapes: the shape of every input that is dynamic in the graph.
+            plugin: ``CPU`` or ``GPU``.
+            outputs: the outputs to compute, all of them by default.
+            threads: how many CPU threads one pass may use, by default one per physical core.
+            precision: ``fp32``, ``bf16`` (CPU), ``fp16`` (GPU), or ``int8`` where the file holds a quantized graph.
+            cache: the folder to keep compiled graphs in; None compiles them every time.
+
+        Raises:
+            PrecisionError: the device does not compute in this precision.
+            EngineError: OpenVINO cannot open the graph, or the shapes do not fit it.
+            OutOfMemoryError: there is no room for it.
+        """
+        self.name = "openvino" if plugin == "CPU" else "openvino-gpu"
+        self.precision = precision
+        self._closed = False
+        core = openvino.Core()
+        if reason := openvino_lacks(plugin, precision):
+            raise PrecisionError(f"{self.name} cannot run in {precision}: {reason}.")
+        model = _read(core, path, outputs)
+        inputs, bound = _names(model.inputs), _names(model.outputs)
+        if missing := [name for name in (*shapes, *(outputs or ())) if name not in (*inputs, *bound)]:
+            raise EngineError(f"{path} has no {', '.join(missing)}: export the bundle again.")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": "1",  # one pass at a time, with every thread
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None and plugin == "CPU":
+            # Whoever shares out the threads runs other processes beside this one, which would be pinned to the same
+            # cores.
+            settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        try:
+            model.reshape({name: list(shapes[name]) for name in inputs if name in shapes})
+            compiled = _compiled(core, model, plugin, settings, cache)
+            self._request = compiled.create_infer_request()
+        except Exception as error:  # OpenVINO raises RuntimeError for everything
+            raise _failed(f"cannot open {path} at {dict(shapes)}", error) from error
+        taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if taken != _HINTS[precision]:
+            raise PrecisionError(
+                f"{self.name} took {taken} instead of {precision} on {core.get_property(plugin, 'FULL_DEVICE_NAME')}: "
+                "choose another precision or engine."
+            )
+        buffers = {}
+        ports = (*zip(inputs, compiled.inputs, strict=True), *zip(bound, compiled.outputs, strict=True))
+        for name, port in ports:
+            if not port.partial_shape.is_static:
+                raise EngineError(
+                    f"{name!r} in {path} has shape {port.partial_shape}, which {dict(shapes)} does not fix: "
+                    "export the bundle again."
+                )
+            buffers[name] = _buffer(port)
+            tensor = openvino.Tensor(buffers[name], port.shape, port.element_type)
+            self._request.set_tensor(port, tensor)
+        self._buffers = MappingProxyType(buffers)
+        logger.debug("opened %s on %s %s in %s", path, self.name, openvino.__version__, taken)
+        self.run()  # allocates what a pass needs: a machine too small for the batch says so now
+
+    @property
+    def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The bound arrays, inputs and outputs, by name."""
+        return self._buffers
+
+    def run(self) -> None:
+        """One pass: from the input buffers to the output buffers.
+
+        Raises:
+            OutOfMemoryError: there is no room for this batch.
+            EngineError: the pass failed, or the engine is closed.
+        """
+        if self._closed:
+            raise EngineError("this engine is closed: make a new Explainer.")
+        try:
+            self._request.infer()
+        except Exception as error:  # as above
+            raise _failed("failed in a pass", error) from error
+
+    def close(self) -> None:
+        """Free the compiled graph. The buffers must not be used afterwards."""
+        if not self._closed:
+            self._closed = True
+            del self._request
+
+    def __enter__(self) -> OpenVino:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_cpu(
+    path: Path,
+    shapes: Mapping[str, Shape],
+    *,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    precision: Precision = "fp32",
+    cache: Path | None = None,
+) -> OpenVino:
+    """Open a graph on the CPU; see :class:`OpenVino`."""
+    return OpenVino(path, shapes, plugin="CPU", outputs=outputs, threads=threads, precision=precision, cache=cache)
+
+
+def open_gpu(
+    path: Path,
+    shapes: Mapping[str, Shape],
+    *,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    precision: Precision = "fp32",
+    cache: Path | None = None,
+) -> OpenVino:
+    """Open a graph on Intel's GPU; see :class:`OpenVino`."""
+    return OpenVino(path, shapes, plugin="GPU", outputs=outputs, threads=threads, precision=precision, cache=cache)
+
+
+def _read(core: Any, path: Path, outputs: Sequence[str] | None) -> Any:
+    try:
+        model = core.read_model(str(path))
+        for result in model.get_results():
+            # Without this an output nobody asked for would be computed and stored all the same.
+            if outputs is not None and not result.output(0).get_names() & set(outputs):
+                model.remove_result(result)
+        _unshare(model)
+    except Exception as error:  # as above
+        raise _failed(f"cannot open {path}", error) from error
+    return model
+
+
+def _unshare(model: Any) -> None:
+    """Give every transposed convolution weights of its own.
+
+    The CPU plugin keeps packed weights by their address and shape. Where a convolution and a transposed one share
+    square weights, as a strided convolution and its gradient do, the second is given those packed for the first, and
+    its result is wrong without a word (2026.4; a strided 3×3 convolution of as many channels in as out is enough).
+    """
+    for node in model.get_ops():
+        if node.get_type_name() in ("ConvolutionBackpropData", "GroupConvolutionBackpropData"):
+            shape, constant = list(node.input(1).get_shape()), node.input_value(1).get_node()
+            if constant.get_type_name() == "Reshape":  # of the weights of a grouped convolution
+                constant = constant.input_value(0).get_node()
+            if constant.get_type_name() == "Constant":
+                own = openvino.op.Constant(np.array(constant.data).reshape(shape))
+                node.input(1).replace_source_output(own.output(0))
+
+
+def _compiled(core: Any, model: Any, plugin: str, settings: Mapping[str, Any], cache: Path | None) -> Any:
+    """Compile a model, or read it back: OpenVINO names what it keeps by the graph, the weights and the settings."""
+    if cache is None:
+        return core.compile_model(model, plugin, settings)
+    folder = cache / "openvino"
+    with locked(folder, "compile"):
+        return core.compile_model(model, plugin, {**settings, "CACHE_DIR": str(folder)})
+
+
+def _names(ports: Sequence[Any]) -> list[str]:
+    return [port.any_name for port in ports]
+
+
+def _buffer(port: Any) -> npt.NDArray[Any]:
+    # bfloat16, which NumPy lacks, is held as its bits.
+    dtype = np.uint16 if port.element_type == openvino.Type.bf16 else port.element_type.to_dtype()
+    return np.zeros(tuple(port.shape), dtype)
+
+
+def _failed(what: str, error: Exception) -> EngineError:
+    said = f"OpenVINO {openvino.__version__} {what}: {error}"
+    if exhausted(error):
+        return OutOfMemoryError(f"{said}. A smaller batch_size needs less memory.")
+    return EngineError(f"{said}. Choose another engine, or export the bundle again.")

@@ -1,0 +1,143 @@
+"""Which engines an explainer opens, at which batch size, within which memory: decided before anything runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sightline import cache
+from sightline.bindings import Engine, attribution_engine, available, choose, open_engine, variant
+from sightline.bindings.engine import Device, Precision
+from sightline.bundle import PROBABILITIES, Bundle
+from sightline.runtime import batch_size as batch_sizes
+from sightline.runtime.batching import MaskedPasses
+from sightline.runtime.memo import Memo, machine
+from sightline.runtime.memory_plan import MemoryPlan, memory_plan
+
+logger = logging.getLogger(__name__)
+
+OpenBatch = Callable[[int], Engine]
+"""Opens an engine with the bundle's classifier at a batch size: its inputs and outputs, by their names."""
+
+_BATCH_SIZES = Memo("batch-size")
+
+
+@dataclass(frozen=True, eq=False)
+class Engines:
+    """The two engines of an explainer."""
+
+    attribution: Engine
+    passes: MaskedPasses
+    plan: MemoryPlan
+    facts: Mapping[str, Any]
+    """What measurements of these engines depend on."""
+
+    def close(self) -> None:
+        """Free both."""
+        self.attribution.close()
+        self.passes.close()
+
+
+def open_engines(
+    bundle: Bundle,
+    engine: str | OpenBatch,
+    precision: Precision,
+    batch_size: int | None,
+    threads: int | None,
+    output: str = PROBABILITIES,
+) -> Engines:
+    """Open the attribution pass, in float32, and the classifier, at a batch size that fits and is fast.
+
+    Args:
+        bundle: what to open.
+        engine: a name, ``auto``, or a function that opens an engine of the caller's own.
+        precision: of the masked passes.
+        batch_size: None to take the fastest one: measured once, then kept in the cache folder.
+        threads: how many CPU threads a pass may use.
+        output: the output of the classifier that scores a masked image.
+
+    Raises:
+        EngineError, MissingPackageError, PrecisionError: as :func:`sightline.bindings.open_engine`.
+        OutOfMemoryError: not even a batch of one fits.
+    """
+    spec = bundle.input
+    shape = spec.shape if spec.layout == "NCHW" else (spec.height, spec.width, spec.channels)
+    named = isinstance(engine, str)
+    if isinstance(engine, str):
+        chosen = choose(engine, variants=bundle.variants, precision=precision)
+    else:  # beside an engine of the caller's own, the attribution pass runs on the fastest one that there is
+        chosen = choose("auto", variants=("fp32",), precision="fp32")
+    folder = cache.folder() / bundle.hash[:16]
+
+    def open_named(size: int) -> Engine:
+        return open_engine(
+            bundle.graph(variant(chosen, precision)),
+            chosen,
+            shapes={spec.name: (size, *shape)},
+            outputs=[output],
+            threads=threads,
+            precision=precision,
+            cache=folder,
+        )
+
+    open_batch = open_named if isinstance(engine, str) else engine
+    device, version = _installed(chosen) if named else _probed(open_batch)
+    attribution = open_engine(
+        bundle.attribution,
+        attribution_engine(chosen),
+        shapes={spec.name: (1, *shape)},
+        threads=threads,
+        cache=folder,
+    )
+    try:
+        plan = memory_plan(bundle, device, precision, shared=attribution.device == device)
+        logger.info("memory plan: %s", plan)
+        facts = {
+            "bundle": bundle.hash,
+            "engine": chosen if named else "own",
+            "version": version,
+            "precision": precision,
+            "threads": threads,
+            "machine": machine(device),
+        }
+        if batch_size is None:
+            candidates = batch_sizes.CANDIDATES[device]
+            batch_size = _measured(open_batch, plan, candidates, facts if named else None)
+        elif batch_size > plan.largest_batch:
+            logger.warning("a batch of %d may not fit: %s", batch_size, plan)
+        return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name, output), plan, facts)
+    except BaseException:
+        attribution.close()
+        raise
+
+
+def _installed(name: str) -> tuple[Device, str | None]:
+    """Device and version of an engine in the table."""
+    return next((entry.device, entry.version) for entry in available() if entry.name == name)
+
+
+def _probed(open_batch: OpenBatch) -> tuple[Device, str | None]:
+    """The device of an engine that only its opener knows."""
+    with open_batch(1) as engine:
+        return engine.device, None
+
+
+def _measured(
+    open_batch: OpenBatch, plan: MemoryPlan, candidates: tuple[int, ...], facts: Mapping[str, Any] | None
+) -> int:
+    if facts is not None and (kept := _BATCH_SIZES.recall(facts)):
+        size = int(kept["batch_size"])
+        if size <= plan.largest_batch:
+            logger.info("batch size %d, measured before on this machine", size)
+            return size
+    fitting = [size for size in candidates if size <= plan.largest_batch] or [plan.largest_batch]
+    logger.info("measuring the batch size, once for this network, engine and machine")
+    seconds = batch_sizes.measured(open_batch, fitting)
+    size = batch_sizes.best(seconds)
+    table = ", ".join(f"{count}: {1000 * time:.2f} ms" for count, time in seconds.items())
+    logger.info("batch size %d (per image at %s)", size, table)
+    if facts is not None:
+        _BATCH_SIZES.keep(facts, {"batch_size": size, "seconds_per_image": {str(n): t for n, t in seconds.items()}})
+    return size

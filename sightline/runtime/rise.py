@@ -1,0 +1,73 @@
+"""RISE: Randomized Input Sampling for Explanation (Petsiuk et al., BMVC 2018, arXiv 1806.07421)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sightline.errors import MethodError
+from sightline.kernels import Kernels, Window
+from sightline.runtime.attributions import Attributions
+from sightline.runtime.batching import Scored
+from sightline.runtime.fusion import normalised
+from sightline.runtime.masks import MaskSet
+from sightline.runtime.method import Maps, Output, Plan
+
+
+@dataclass(frozen=True)
+class RISE:
+    """Score random masks: smooth s×s grids of on and off, each shifted by a random part of a cell (§3.2).
+
+    Args:
+        passes: N, how many masks.
+        cells: s, the side of the grid.
+        share: p in (0, 1), how much of the image a mask keeps on average.
+        seed: of the random numbers; the same seed gives the same masks on every device.
+
+    Raises:
+        MethodError: a parameter is out of range.
+    """
+
+    passes: int = 4000
+    cells: int = 7
+    share: float = 0.5
+    seed: int = 0
+    name: ClassVar[str] = "rise"
+    output: ClassVar[Output] = "probabilities"
+    rivals: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("passes", 1), ("cells", 1), ("seed", 0)):
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                raise MethodError(f"{name}={value!r} is out of range: choose a whole number from {least}.")
+        if not isinstance(self.share, (int, float)) or not 0 < self.share < 1:
+            raise MethodError(f"share={self.share!r} is out of range: choose 0 < share < 1, for example 0.5.")
+
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        """N masks, whatever the network's features, and the mean of the masks weighted by their scores."""
+        random = np.random.default_rng(self.seed)
+        grids = (random.random((self.passes, self.cells, self.cells)) < self.share).astype(np.float32)
+        cell = [-(-side // self.cells) for side in attributions.size]
+        offsets = random.integers(0, cell, (self.passes, 2))
+        height, width = ((self.cells + 1) * side for side in cell)
+        window = Window((height, width), kernels.to_device(offsets.astype(np.int32)))
+        masks = MaskSet(
+            image=kernels.to_device(attributions.image),
+            layout=attributions.layout,
+            size=attributions.size,
+            target=attributions.target,
+            maps=kernels.to_device(grids),
+            affine=kernels.to_device(np.tile(np.array([1, 0], np.float32), (self.passes, 1))),
+            sums=np.ones(self.passes),
+            window=window,
+        )
+
+        def explain(scored: Mapping[str, Scored]) -> Maps:
+            weights = kernels.to_device(scored["masks"].scores / (self.passes * self.share))
+            map = normalised(kernels.accumulate(masks.maps, weights, masks.size, window), kernels)
+            return kernels.to_host(kernels.zeros(*masks.size) if map is None else map), {}
+
+        return Plan({"masks": masks}, explain)

@@ -1,0 +1,301 @@
+"""OpenVINO on the CPU, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sightline import demo
+from sightline.bindings import open_engine, openvino_package, probe
+from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
+from tests.bindings import product
+from tests.bindings.product import WEIGHTS
+
+if not probe.installed("openvino"):
+    pytest.skip("openvino is not installed", allow_module_level=True)
+openvino: Any = openvino_package.load()
+from sightline.bindings.openvino import open_cpu, open_gpu  # noqa: E402  (it needs the package)
+
+ROOT = Path(__file__).parents[2]
+CLASSIFIER, ATTRIBUTION = demo.BUNDLE / "classifier.onnx", demo.BUNDLE / "attribution.onnx"
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return product.write(tmp_path)
+
+
+def outputs(
+    path: Path, engine: str, inputs: Mapping[str, npt.NDArray[Any]], **options: Any
+) -> dict[str, npt.NDArray[Any]]:
+    """What an engine answers; every second pass is made with other inputs, so that nothing stale is compared."""
+    shapes = {"x": inputs["x"].shape}
+    with open_engine(path, engine, shapes=shapes, **options) as opened:
+        for scale in (0, 1):
+            for name, value in inputs.items():
+                opened.buffers[name][...] = scale * value
+            opened.run()
+        return {name: value.copy() for name, value in opened.buffers.items()}
+
+
+def images(count: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(count).normal(size=(count, 3, 224, 224)).astype(np.float32)
+
+
+def test_a_pass_reads_and_writes_the_same_buffers(graph: Path) -> None:
+    with open_engine(graph, "openvino", shapes={"x": (4, 3)}) as engine:
+        assert (engine.name, engine.device, engine.precision, engine.stream) == ("openvino", "cpu", "fp32", None)
+        x, y, total = (engine.buffers[name] for name in ("x", "y", "total"))
+        for seed in range(3):
+            x[:] = np.random.default_rng(seed).normal(size=(4, 3))
+            engine.run()
+            np.testing.assert_allclose(y, x @ WEIGHTS, rtol=1e-5)
+            np.testing.assert_allclose(total, (x @ WEIGHTS).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+@pytest.mark.parametrize("rivals", [0.0, 1.0])
+def test_the_attribution_pass_agrees_with_onnx_runtime(target: int, rivals: float) -> None:
+    inputs = {"x": images(1), "target": np.array([target]), "rivals": np.array([rivals], np.float32)}
+    found, expected = (outputs(ATTRIBUTION, engine, inputs) for engine in ("openvino", "onnxruntime-cpu"))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        assert found[name].dtype == value.dtype
+        assert np.linalg.norm(found[name] - value) <= 1e-4 * np.linalg.norm(value), name
+        assert np.linalg.norm(value) > 0 or name == "rivals", name
+
+
+def test_the_classifier_agrees_with_onnx_runtime() -> None:
+    inputs = {"x": images(5)}
+    found, expected = (outputs(CLASSIFIER, engine, inputs) for engine in ("openvino", "onnxruntime-cpu"))
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-5)
+    assert expected["probabilities"].std() > 0.01
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
+def test_bfloat16_is_close_and_is_not_float32() -> None:
+    inputs = {"x": images(5)}
+    found = outputs(CLASSIFIER, "openvino", inputs, precision="bf16")["probabilities"]
+    expected = outputs(CLASSIFIER, "onnxruntime-cpu", inputs)["probabilities"]
+    error = np.abs(found - expected).max()
+    assert 1e-6 < error < 0.05  # 8 bits of mantissa; 1e-7 would be float32
+
+
+def test_float32_is_float32_where_openvino_would_take_bfloat16(graph: Path) -> None:
+    with open_engine(graph, "openvino", shapes={"x": (1, 3)}) as engine:
+        engine.buffers["x"][:] = [1 + 2**-12, 0, 0]  # more bits than bfloat16 holds
+        engine.run()
+        assert engine.buffers["y"][0, 0] == np.float32(1 + 2**-12)
+
+
+def test_a_quantized_graph(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    scales = [helper.make_tensor(name, TensorProto.FLOAT, [], [0.5]) for name in ("s", "t")]
+    zero = helper.make_tensor("z", TensorProto.INT8, [], [0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy")
+    graph = helper.make_graph(nodes, "steps", [x], [y], [*scales, zero])
+    path = tmp_path / "int8.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    with open_engine(path, "openvino", shapes={"x": (1, 3)}, precision="int8") as engine:
+        engine.buffers["x"][:] = [0.6, 1.4, 100]
+        engine.run()
+        np.testing.assert_array_equal(engine.buffers["y"], [[0.5, 1.5, 63.5]])
+
+
+def test_only_the_outputs_asked_for_are_computed(graph: Path) -> None:
+    with open_engine(graph, "openvino", shapes={"x": (2, 3)}, outputs=["y"], threads=1) as engine:
+        assert set(engine.buffers) == {"x", "y"}
+        engine.buffers["x"][:] = 1
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], [[9, 12], [9, 12]])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "wanted", "said"),
+    [
+        ({}, None, r"'x' in .* does not fix"),
+        ({"x": (2, 3, 1)}, None, "cannot open"),
+        ({"x": (2, 4)}, None, "cannot open"),
+        ({"x": (2, 3), "z": (1,)}, None, "has no z"),
+        ({"x": (2, 3)}, ["probabilities"], "has no probabilities"),
+    ],
+)
+def test_what_does_not_fit_the_graph_is_an_error(
+    graph: Path, shapes: dict[str, tuple[int, ...]], wanted: list[str] | None, said: str
+) -> None:
+    with pytest.raises(EngineError, match=said):
+        open_engine(graph, "openvino", shapes=shapes, outputs=wanted)
+
+
+def test_damage_is_an_error_that_names_the_graph(graph: Path) -> None:
+    graph.write_bytes(graph.read_bytes()[:50])
+    with pytest.raises(EngineError, match=r"cannot open .*product\.onnx"):
+        open_engine(graph, "openvino", shapes={"x": (1, 3)})
+    graph.unlink()
+    with pytest.raises(EngineError, match=r"cannot open .*product\.onnx"):
+        open_engine(graph, "openvino", shapes={"x": (1, 3)})
+
+
+def test_a_closed_engine_says_so(graph: Path) -> None:
+    engine = open_engine(graph, "openvino", shapes={"x": (1, 3)})
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run()
+
+
+def test_compiled_graphs_are_kept_by_weights_and_precision(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    twice = [product.write(tmp_path / "a"), product.write(tmp_path / "b", 2 * WEIGHTS)]
+    for _ in range(2):
+        for factor, path in zip((1, 2), twice, strict=True):
+            with open_engine(path, "openvino", shapes={"x": (1, 3)}, cache=cache) as engine:
+                engine.buffers["x"][:] = 1
+                engine.run()
+                np.testing.assert_allclose(engine.buffers["y"], [[9 * factor, 12 * factor]])
+    kept = list((cache / "openvino").glob("*.blob"))
+    assert len(kept) == 2
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:100])
+    with open_engine(twice[0], "openvino", shapes={"x": (1, 3)}, cache=cache) as engine:
+        engine.buffers["x"][:] = 1
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], [[9, 12]])
+
+
+class Core:
+    """OpenVINO on a machine of one's choice: the real one, with other capabilities and other settings taken."""
+
+    capabilities: tuple[str, ...] = ("FP32", "INT8")
+    takes: str | None = None
+
+    def __init__(self) -> None:
+        self._core = REAL()
+        self.available_devices = self._core.available_devices
+
+    def get_property(self, device: str, name: str) -> Any:
+        return {"OPTIMIZATION_CAPABILITIES": list(self.capabilities), "FULL_DEVICE_NAME": "an old CPU"}[name]
+
+    def read_model(self, path: str) -> Any:
+        return self._core.read_model(path)
+
+    def compile_model(self, model: Any, device: str, settings: Mapping[str, Any]) -> Any:
+        SEEN[:] = [device, dict(settings)]
+        taken = {**settings, "INFERENCE_PRECISION_HINT": self.takes or settings["INFERENCE_PRECISION_HINT"]}
+        return self._core.compile_model(model, "CPU", taken)
+
+
+REAL = openvino.Core
+SEEN: list[Any] = []
+
+
+def test_a_cpu_without_bfloat16_says_so(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "Core", Core)
+    with pytest.raises(PrecisionError, match=r"'bf16' here: an old CPU has no BF16 .*it has FP32, INT8"):
+        open_engine(graph, "openvino", shapes={"x": (1, 3)}, precision="bf16")
+    with pytest.raises(PrecisionError, match="openvino cannot run in bf16: an old CPU has no BF16"):
+        open_cpu(graph, {"x": (1, 3)}, precision="bf16")
+    open_engine(graph, "openvino", shapes={"x": (1, 3)}).close()
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
+def test_another_precision_than_the_one_asked_for_is_an_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(Core, "takes", "bf16")
+    with pytest.raises(PrecisionError, match="took bf16 instead of fp32"):
+        open_engine(graph, "openvino", shapes={"x": (1, 3)})
+
+
+def test_settings(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "Core", Core)
+    open_engine(graph, "openvino", shapes={"x": (1, 3)}, precision="int8").close()
+    assert SEEN[1] == {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
+    open_engine(graph, "openvino", shapes={"x": (1, 3)}, threads=1, cache=tmp_path / "cache").close()
+    assert SEEN[1]["INFERENCE_NUM_THREADS"] == 1
+    assert SEEN[1]["CACHE_DIR"] == str(tmp_path / "cache" / "openvino")
+
+
+def test_a_gpu_of_intel(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    obstacle = probe.openvino_gpu()
+    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(Core, "capabilities", ("FP32", "FP16"))
+    assert obstacle is None or "Intel GPU" in obstacle.reason
+    with open_gpu(graph, {"x": (1, 3)}, threads=2) as engine:
+        assert (engine.name, engine.device) == ("openvino-gpu", "cpu")
+    assert SEEN == ["GPU", {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}]
+
+
+@pytest.mark.parametrize("message", ["bad allocation", "[GPU] CL_MEM_OBJECT_ALLOCATION_FAILURE", "std::bad_alloc"])
+def test_a_pass_without_room(graph: Path, message: str) -> None:
+    def infer() -> None:
+        raise RuntimeError(message)
+
+    with open_engine(graph, "openvino", shapes={"x": (1, 3)}) as engine:
+        engine._request = SimpleNamespace(infer=infer)  # type: ignore[attr-defined]
+        with pytest.raises(OutOfMemoryError, match="smaller batch_size"):
+            engine.run()
+
+
+def test_nothing_is_sent(tmp_path: Path) -> None:
+    script = """
+import socket, sys
+def refused(*arguments):
+    print("connected", *arguments)
+    raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refused
+import os
+os.fork = refused
+from pathlib import Path
+from sightline.bindings import open_engine
+with open_engine(Path(sys.argv[1]), "openvino", shapes={"x": (1, 3)}) as engine:
+    engine.run()
+assert "openvino_telemetry" not in sys.modules
+"""
+    path = product.write(tmp_path)
+    said = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (16, 8)])
+@pytest.mark.parametrize("group", [1, 4])
+def test_weights_shared_with_a_transposed_convolution(group: int, channels: tuple[int, int], tmp_path: Path) -> None:
+    """As in a strided convolution and its gradient. OpenVINO alone mixes the two up where the weights are square."""
+    there, back = channels
+    random = np.random.default_rng(0)
+    strided: dict[str, Any] = {"strides": [2, 2], "pads": [1, 1, 1, 1], "group": group}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], **strided),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("ConvTranspose", ["b", "w"], ["y"], output_padding=[1, 1], **strided),
+    ]
+    weights = numpy_helper.from_array(random.normal(size=(there, back // group, 3, 3)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        nodes,
+        "there and back",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, back, 14, 14])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, back, 14, 14])],
+        [weights],
+    )
+    path = tmp_path / "graph.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    inputs = {"x": random.normal(size=(1, back, 14, 14)).astype(np.float32)}
+    found, expected = (outputs(path, engine, inputs)["y"] for engine in ("openvino", "onnxruntime-cpu"))
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)

@@ -1,0 +1,86 @@
+"""Whole explanations on a GPU, without one: CUDA kernels from their own sources, streams and engines that stand in.
+
+The stand-ins defer work as a stream does, so what reads a result before the device has made it, fails here too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline import AdaSISE, Explainer, demo
+from sightline.bundle import Bundle
+from sightline.runtime.explainer import METHODS
+from sightline.runtime.gate import pearson
+from tests.fakes import cupy as fake_cupy
+from tests.fakes import onnxruntime as fake_onnxruntime
+from tests.fakes.onnxruntime import Machine
+from tests.runtime import tiny
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    yield fake_onnxruntime.install(monkeypatch)
+    for name in [name for name in sys.modules if name.startswith("cupy")]:
+        assert sys.modules[name] is not fake_cupy or name == "cupy"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_map_of_the_cpu(name: str, bundle: Bundle, machine: Machine) -> None:
+    method = METHODS[name](**({"passes": 30} if name == "rise" else {}))
+    images = [tiny.image(seed) for seed in range(3)]
+    with (
+        Explainer(bundle, method, "onnxruntime-cuda", 5) as gpu,
+        Explainer(bundle, method, "onnxruntime-cpu", 5) as cpu,
+    ):
+        assert gpu.engine == "onnxruntime-cuda"
+        together = list(gpu.explain_all(images))
+        for image, found in zip(images, together, strict=True):
+            expected = cpu(image)
+            assert (found.target, found.passes) == (expected.target, expected.passes)
+            np.testing.assert_allclose(found.saliency, expected.saliency, atol=1e-5)
+            assert found.layer_maps.keys() == expected.layer_maps.keys()
+            np.testing.assert_allclose(gpu(image).saliency, found.saliency, atol=1e-6)
+
+
+def test_channels_last(tmp_path: Path, machine: Machine) -> None:
+    written = tiny.write(tmp_path / "b", layout="NHWC")
+    with (
+        Explainer(written, engine="onnxruntime-cuda", batch_size=4) as gpu,
+        Explainer(written, engine="onnxruntime-cpu", batch_size=4) as cpu,
+    ):
+        np.testing.assert_allclose(gpu(tiny.image()).saliency, cpu(tiny.image()).saliency, atol=1e-5)
+
+
+def test_the_host_does_not_wait_between_batches(bundle: Bundle, machine: Machine) -> None:
+    """It waits for every block's extrema and for the scores of whole sets, however many batches they take."""
+    waits = {}
+    for batch_size in (1, 8):
+        with Explainer(bundle, engine="onnxruntime-cuda", batch_size=batch_size) as explainer:
+            explainer(tiny.image())
+            stream = explainer._passes.engine.stream
+            before = stream.synchronized
+            passes = explainer(tiny.image()).passes
+            waits[batch_size] = stream.synchronized - before
+    assert passes > 8
+    assert waits[1] <= waits[8] + 1  # more batches, no more waits
+
+
+def test_auto_takes_the_gpu(bundle: Bundle, machine: Machine) -> None:
+    with Explainer(bundle, batch_size=4) as explainer:
+        assert explainer.engine == "onnxruntime-cuda"  # tensorrt's provider would round float32 to TF32
+
+
+def test_the_demo_network_on_a_real_image(machine: Machine) -> None:
+    sample = demo.samples()[0]
+    with (
+        Explainer(demo.BUNDLE, AdaSISE(), "onnxruntime-cuda", 16) as gpu,
+        Explainer(demo.BUNDLE, AdaSISE(), "onnxruntime-cpu", 16) as cpu,
+    ):
+        found, expected = gpu(sample.image), cpu(sample.image)
+    assert found.passes == expected.passes
+    assert pearson(found, expected) >= 0.9999
