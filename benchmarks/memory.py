@@ -26,6 +26,8 @@ from sightline.runtime.attributions import Attributions
 from sightline.runtime.method import Output, Plan
 from sightline.runtime.sise import fused_plan
 
+BATCH_SIZE = 16
+
 
 @dataclass(frozen=True)
 class Count:
@@ -49,12 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="an existing bundle (default: a ResNet-50, exported first)")
     parser.add_argument("--masks", type=int, nargs="+", default=[400, 4000])
+    parser.add_argument("--engine", default="onnxruntime-cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/memory.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        explain(arguments.bundle, arguments.masks[0], arguments.seed)
+        explain(arguments.bundle, arguments.engine, arguments.masks[0], arguments.seed)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.bundle
@@ -64,7 +67,8 @@ def main() -> None:
             path = exported("resnet50", Path(folder) / "resnet50.sightline", arguments.seed).path
         figures: dict[str, float] = {}
         for count in arguments.masks:
-            options = ["--bundle", str(path), "--masks", str(count), "--seed", str(arguments.seed)]
+            options = ["--bundle", str(path), "--engine", arguments.engine, "--masks", str(count)]
+            options += ["--seed", str(arguments.seed)]
             command = [sys.executable, __file__, "--child", *options]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             passes, peak = json.loads(done.stdout)
@@ -73,13 +77,18 @@ def main() -> None:
             print(f"{passes} masks: {peak:.0f} MiB")
     first, *_, last = (figures[f"peak MiB at {count}"] for count in arguments.masks)
     figures["ratio"] = last / first
-    record.write("memory", {"seed": arguments.seed, "masks": arguments.masks}, figures, arguments.output)
+    record.write(
+        "memory",
+        {"seed": arguments.seed, "masks": arguments.masks, "engine": arguments.engine, "batch_size": BATCH_SIZE},
+        figures,
+        arguments.output,
+    )
     print(f"ratio {last / first:.3f}")
 
 
-def explain(path: Path, masks: int, seed: int) -> None:
+def explain(path: Path, engine: str, masks: int, seed: int) -> None:
     """Explain one image and print the number of passes and the peak in MiB, as JSON."""
-    with sightline.Explainer(path, Count(masks)) as explainer:
+    with sightline.Explainer(path, Count(masks), engine, BATCH_SIZE) as explainer:
         spec = explainer.bundle.input
         image = np.random.default_rng(seed).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
         explanation = explainer(image)

@@ -97,15 +97,13 @@ def end_to_end(
         }
     best = min(sizes, key=lambda size: statistics.median(each[size] for each in stretches))
     base = [each[best] for each in stretches]
-    ratios = [
-        explained / (first.passes * (before + after) / 2) if first.passes else float("inf")
-        for explained, before, after in zip(times, base, base[1:], strict=False)
-    ]
-    spreads = {
-        "latency": Spread(tuple(times), "s"),
-        "overhead_ratio": Spread(tuple(ratios), "1"),
-        "raw_engine_per_image": Spread(tuple(base), "s"),
-    }
+    spreads = {"latency": Spread(tuple(times), "s"), "raw_engine_per_image": Spread(tuple(base), "s")}
+    if first.passes:  # the Grad-CAMs make none
+        ratios = (
+            explained / (first.passes * (before + after) / 2)
+            for explained, before, after in zip(times, base, base[1:], strict=False)
+        )
+        spreads["overhead_ratio"] = Spread(tuple(ratios), "1")
     warnings = doubts(spreads)
     agreement = min(pearson(first, each) for each in found)
     valid = bool(agreement >= AGREEMENT and np.isfinite(first.saliency).all())

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+NETWORKS = {"ResNet-50": "resnet50", "VGG-16": "vgg16", "MobileNetV3-L": "mobilenet_v3_large"}
 
 
 def figures(name: str) -> dict[str, Any]:
@@ -38,9 +39,19 @@ def test_the_readme_states_the_pointing_figures() -> None:
 
 
 def test_the_readme_states_overhead_and_memory() -> None:
-    text = " ".join((ROOT / "README.md").read_text().split())
-    ratio = figures("overhead")["overhead_ratio"]
-    assert f"**{ratio['median']:.3f}** (quartiles {ratio['quartiles'][0]:.3f} to {ratio['quartiles'][1]:.3f};" in text
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (ResNet-50|VGG-16|MobileNetV3-L), (\d+) passes \| (.+) \|$", text, re.M)
+    assert {name for name, *_ in rows} == {"ResNet-50", "VGG-16", "MobileNetV3-L"}
+    for name, passes, cells in rows:
+        measured = figures(f"overhead-{NETWORKS[name]}")
+        stated = [cell.strip() for cell in cells.split("|")]
+        expected = []
+        for setting in ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16"):
+            assert measured[f"{setting}: passes"] == int(passes)
+            ratio, latency = (measured[f"{setting}: {what}"] for what in ("overhead_ratio", "latency"))
+            low, high = ratio["quartiles"]
+            expected.append(f"{ratio['median']:.3f} ({low:.3f} to {high:.3f}), {latency['median']:.3g} s")
+        assert stated == expected, name
     memory = figures("memory")
     assert f"{memory['peak MiB at 400']:.0f} MiB" in text
     assert f"{memory['peak MiB at 4000']:.0f} MiB" in text

@@ -63,6 +63,14 @@ def test_end_to_end(bundle: Path, images: list[Path], capsys: pytest.CaptureFixt
     assert figures["peak_memory_bytes"] > 1 << 24
 
 
+def test_a_method_without_masked_passes_has_no_overhead(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(bundle), *QUICK, "--method", "grad-cam", "--json", "-"]) == 0
+    figures = results(capsys)[0]["figures"]
+    assert figures["passes"] == 0
+    assert "overhead_ratio" not in figures
+    assert figures["explanations_per_second"] > 0
+
+
 def test_forward_at_several_batch_sizes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(bundle), *QUICK, "--scope", "forward", "--batch-size", "1,4", "--json", "-"]) == 0
     one, four = results(capsys)
