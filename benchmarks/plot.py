@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 HERE = Path(__file__).resolve().parent
 IMAGE = HERE.parent / "docs" / "images" / "benchmarks.svg"
 OURS, OTHERS = "#0072B2", "#E69F00"  # Okabe and Ito's blue and orange: apart for every kind of colour vision
-_TICKS = (0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+_TICKS = (0.8, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _INCHES = 8.0  # at 100 dots an inch, 800 pixels
 
 Record = Mapping[str, Any]

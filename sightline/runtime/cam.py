@@ -58,7 +58,6 @@ class GradCAMPlusPlus:
         features, gradient = _activations(attributions, self.block)
         total = features.sum(axis=(1, 2), keepdims=True)
         share = gradient**2 / (2 * gradient**2 + gradient**3 * total + 1e-6)
-        share[gradient == 0] = 0
         weights = (share * np.maximum(gradient, 0)).sum(axis=(1, 2))
         return _plan(np.tensordot(weights, features, 1), attributions, kernels)
 
