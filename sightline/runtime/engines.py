@@ -84,16 +84,17 @@ def open_engines(
 
     open_batch = open_named if isinstance(engine, str) else engine
     device, version = _installed(chosen) if named else _probed(open_batch)
+    beside = attribution_engine(chosen)
+    plan = memory_plan(bundle, device, precision, shared=_installed(beside)[0] == device)
+    logger.info("memory plan: %s", plan)
     attribution = open_engine(
         bundle.attribution,
-        attribution_engine(chosen),
+        beside,
         shapes={spec.name: (1, *shape)},
         threads=threads,
         cache=folder,
     )
     try:
-        plan = memory_plan(bundle, device, precision, shared=attribution.device == device)
-        logger.info("memory plan: %s", plan)
         facts = {
             "bundle": bundle.hash,
             "engine": chosen if named else "own",

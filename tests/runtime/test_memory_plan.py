@@ -39,6 +39,10 @@ def test_what_is_counted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_no_room_is_an_error_before_anything_is_opened(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("opened before the plan was made")
+
+    monkeypatch.setattr("sightline.runtime.engines.open_engine", never)
     huge = with_memory(bundle, Memory(weights=0, classifier=1 << 60, attribution=0))
     with pytest.raises(OutOfMemoryError, match="does not fit into memory"):
         Explainer(huge)
