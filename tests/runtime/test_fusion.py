@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.bundle import Block
+from sightline.errors import EngineError
 from sightline.kernels import CpuKernels
 from sightline.runtime.attributions import Attributions, BlockAttributions
 from sightline.runtime.batching import Scored
@@ -69,6 +70,14 @@ def test_constant_maps_are_skipped(value: float) -> None:
     assert len(masks_of(features)) == 0
     features[1, 2, 2] = 2 * value + 1
     assert len(masks_of(features)) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_an_error(value: float) -> None:
+    features = np.random.default_rng(0).normal(size=(3, 5, 5)).astype(np.float32)
+    features[1, 2, 2] = value
+    with pytest.raises(EngineError, match=r"block block are NaN or infinite"):
+        masks_of(features)
 
 
 def test_nearly_constant_maps_stay_finite() -> None:

@@ -66,3 +66,9 @@ def test_a_batch_beyond_the_plan_is_said(
         assert explainer.batch_size == 8
         assert explainer.memory_plan.largest_batch == 4
     assert "a batch of 8 may not fit" in caplog.text
+
+
+def test_an_attribution_pass_on_the_same_device_counts(bundle: Bundle) -> None:
+    memory = bundle.manifest.memory
+    with Explainer(bundle, engine="onnxruntime-cpu", batch_size=4) as explainer:
+        assert explainer.memory_plan.fixed == 2 * memory.weights + int(module.MARGIN * memory.attribution)
