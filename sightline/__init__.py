@@ -22,50 +22,73 @@ from sightline.errors import SightlineError
 if TYPE_CHECKING:
     from sightline.exporter.export import export
     from sightline.exporter.precision import add_precision
+    from sightline.exporter.single_file import export_single_file
+    from sightline.exporter.stages import add_stages
     from sightline.runtime.ada_sise import AdaSISE
     from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
+    from sightline.runtime.decomposer import Decomposer, decompose
     from sightline.runtime.explainer import Explainer
     from sightline.runtime.explanation import Explanation
+    from sightline.runtime.features import feature_cards
+    from sightline.runtime.hierarchy import Hierarchy
     from sightline.runtime.regions import Region
+    from sightline.runtime.remise import REMISE
     from sightline.runtime.rise import RISE
     from sightline.runtime.score_cam import ScoreCAM
     from sightline.runtime.sise import SISE
+    from sightline.runtime.tree import Unit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "REMISE",
     "RISE",
     "SISE",
     "AdaSISE",
     "Bundle",
+    "Decomposer",
     "Explainer",
     "Explanation",
     "GradCAM",
     "GradCAMPlusPlus",
+    "Hierarchy",
     "LayerCAM",
     "Region",
     "ScoreCAM",
     "SightlineError",
+    "Unit",
     "__version__",
     "add_precision",
+    "add_stages",
+    "decompose",
     "errors",
     "export",
+    "export_single_file",
+    "feature_cards",
     "load",
 ]
 
 _LAZY = {
     "AdaSISE": "sightline.runtime.ada_sise",
+    "Decomposer": "sightline.runtime.decomposer",
     "Explainer": "sightline.runtime.explainer",
     "Explanation": "sightline.runtime.explanation",
     "GradCAM": "sightline.runtime.cam",
     "GradCAMPlusPlus": "sightline.runtime.cam",
     "LayerCAM": "sightline.runtime.cam",
+    "REMISE": "sightline.runtime.remise",
     "RISE": "sightline.runtime.rise",
     "Region": "sightline.runtime.regions",
     "SISE": "sightline.runtime.sise",
     "ScoreCAM": "sightline.runtime.score_cam",
+    "Hierarchy": "sightline.runtime.hierarchy",
+    "Unit": "sightline.runtime.tree",
     "add_precision": "sightline.exporter.precision",
+    "add_stages": "sightline.exporter.stages",
+    "decompose": "sightline.runtime.decomposer",
     "export": "sightline.exporter.export",
+    "export_single_file": "sightline.exporter.single_file",
+    "feature_cards": "sightline.runtime.features",
 }
 
 

@@ -3,7 +3,7 @@
 A bundle is a folder::
 
     classifier.onnx    image (N×C×H×W) -> logits (N×K), probabilities (N×K); N is dynamic
-    attribution.onnx   image (1×C×H×W), target, [rivals] -> logits, probabilities and, of every block i,
+    attribution.onnx   image (1×C×H×W), target, seed, [rivals] -> logits, probabilities and, of every block i,
                        features.i (1×C×h×w), gradient.i (1×C×h×w), alpha.i (1×C); every shape is static
     weights.bin        the weights of both graphs, stored once
     manifest.json      what is written below
@@ -14,11 +14,21 @@ and, where they were asked for, the classifier in other precisions and forms, it
     classifier.int8.onnx   8-bit integers between QuantizeLinear and DequantizeLinear: a float32 image
     classifier.pt2         a program of torch
 
-``target`` is an int64 tensor of shape (1,): the class to explain, or -1 for the predicted one. ``rivals`` exists for
-softmax networks only, a float32 tensor of shape (1,): the gradient is that of z_c − rivals·log Σ_{j≠c} exp(z_j), so 1
-seeds the log-odds of p_c (what SISE needs; ∂p_c/∂z up to the positive factor p_c(1−p_c)) and 0 the bare logit (what the
+and, for hierarchies, one stage for every block::
+
+    stage.i.onnx       features.i (1×C×h×w), seed (N×C'×h'×w', of the next block, or N×K, of the logits; N is dynamic)
+                       -> gradient, evidence (both N×C×h×w), support (N×C), position (N×C)
+
+``target`` is an int64 tensor of shape (1,): the class to explain, -1 for the predicted one, or -2 for any other
+function of the logits, whose gradient ``seed`` (1×K, otherwise unused) then is. ``rivals`` exists for softmax
+networks only, a float32 tensor of shape (1,): the gradient is that of z_c − rivals·log Σ_{j≠c} exp(z_j), so 1 seeds
+the log-odds of p_c (what SISE needs; ∂p_c/∂z up to the positive factor p_c(1−p_c)) and 0 the bare logit (what the
 Grad-CAMs need). A network whose image is stored channels last has N×H×W×C for its image and says so in
 ``input.layout``; features and gradients are always channels first.
+
+The ``seed`` of a stage picks N decisions, units of the next block or classes: ``gradient`` is that of Σ seed·(next
+block), ``evidence`` is ReLU(gradient ⊙ features), ``support`` its sum over each map and ``position`` the place (row·w +
+column) of its largest entry, int64. A stage also takes the image where there is a way around its block.
 
 This module reads and checks a bundle with the standard library alone: a machine that explains needs neither
 onnx nor torch.
@@ -28,6 +38,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +48,7 @@ from typing import Any, Literal
 
 from sightline.errors import BundleError, TargetError
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 CLASSIFIER = "classifier.onnx"
 ATTRIBUTION = "attribution.onnx"
@@ -51,9 +62,14 @@ VARIANTS: Mapping[str, str] = {
 """The forms of the classifier that a bundle may hold, and their files. ``fp32`` is always there."""
 
 TARGET = "target"
+SEED = "seed"
 RIVALS = "rivals"
+PREDICTED, SEEDED = -1, -2
+"""Values of ``target`` that name no class."""
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
+GRADIENT, EVIDENCE, SUPPORT, POSITION = "gradient", "evidence", "support", "position"
+"""Outputs of a stage."""
 
 Activation = Literal["softmax", "sigmoid", "none"]
 Layout = Literal["NCHW", "NHWC"]
@@ -111,6 +127,40 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Span:
+    """What the units of a block see along one axis of the image: unit i the pixels from ``offset`` + i·``stride`` on,
+    ``size`` of them, as far as they lie in the image."""
+
+    offset: float
+    stride: float
+    size: float
+
+    def pixels(self, index: int, length: int) -> tuple[int, int]:
+        """The first pixel that a unit sees of ``length`` ones, and the one after the last."""
+        first = self.offset + index * self.stride
+        begin, end = math.ceil(first), math.floor(first + self.size - 1) + 1
+        return min(max(begin, 0), length - 1), max(min(end, length), 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a hierarchy: from decisions at the next block, or at the logits, down to a block's units."""
+
+    index: int
+    """Of the block that is walked down to."""
+    memory: int
+    """Bytes that the stage's tensors hold at once for one decision, in float32, before an engine fuses anything."""
+    rows: Span | None
+    """What a unit of the block sees of the image's rows; None: it may see all of them."""
+    columns: Span | None
+
+    @property
+    def file(self) -> str:
+        """Beside the other graphs, not in a folder: engines read external weights from the graph's own folder only."""
+        return f"stage.{self.index}.onnx"
+
+
+@dataclass(frozen=True)
 class Memory:
     """What the graphs need, in bytes, in float32 and before an engine fuses anything.
 
@@ -141,6 +191,8 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How the variants that were added were made, and how far they are from float32."""
+    stages: tuple[Stage, ...] = ()
+    """One for every block, shallow to deep; none where they were not made."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +249,20 @@ class Bundle:
                 f"{self.path} holds the classifier in {', '.join(self.variants)}, but not in {variant}: {way_out}."
             )
         return self.path / VARIANTS[variant]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One for every block, shallow to deep.
+
+        Raises:
+            BundleError: this bundle has none.
+        """
+        if not self.manifest.stages:
+            raise BundleError(
+                f"{self.path} holds no stages, which a hierarchy is made of: add them with "
+                f"'sightline export {self.path} --stages', or sightline.add_stages(…)."
+            )
+        return self.manifest.stages
 
     def label(self, target: int) -> str:
         """The name of a class, or its number where the bundle has no labels."""
@@ -329,18 +395,27 @@ def _parse(document: Any, path: Path) -> tuple[Manifest, dict[str, str]]:
             checks=document["checks"],
             versions=document["versions"],
             variants={str(name): dict(facts) for name, facts in document["variants"].items()},
+            stages=tuple(_stage(stage) for stage in document.get("stages", ())),
         )
         hashes = {name: str(value) for name, value in document["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path} does not follow the schema ({error!r}): export the bundle again.") from error
     if unknown := _missing(list(manifest.variants), VARIANTS):
         raise BundleError(f"{path} holds the unknown variant {', '.join(unknown)}: export the bundle again.")
-    needed = (CLASSIFIER, ATTRIBUTION, *(VARIANTS[name] for name in manifest.variants))
+    needed = [CLASSIFIER, ATTRIBUTION, *(VARIANTS[name] for name in manifest.variants)]
+    needed += [stage.file for stage in manifest.stages]
+    if manifest.stages and [stage.index for stage in manifest.stages] != [block.index for block in manifest.blocks]:
+        raise BundleError(f"{path} does not hold one stage for every block: export the bundle again.")
     if missing := _missing(needed, hashes):
         raise BundleError(f"{path} does not list {', '.join(missing)}: export the bundle again.")
     if any(Path(name).name != name for name in hashes):
         raise BundleError(f"{path} lists a file outside the bundle: do not trust it.")
     return manifest, hashes
+
+
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    rows, columns = (None if span is None else Span(**span) for span in (entry["rows"], entry["columns"]))
+    return Stage(int(entry["index"]), int(entry["memory"]), rows, columns)
 
 
 def _missing(names: Sequence[str], among: Mapping[str, str]) -> list[str]:

@@ -79,3 +79,19 @@ class UngatedError(PrecisionError):
 
 class SaveError(SightlineError):
     """An explanation could not be written: an unknown suffix, a full disk, no permission."""
+
+
+class PageError(SightlineError, ValueError):
+    """An HTML page cannot be made of what it was given."""
+
+
+class MetricError(SightlineError, ValueError):
+    """A map cannot be scored: its shape or values, the region, or a setting of the metric is wrong."""
+
+
+class AnnotationError(SightlineError, ValueError):
+    """The truth about an image cannot be read, or does not fit the image."""
+
+
+class HierarchyError(SightlineError, ValueError):
+    """A decision cannot be taken apart as asked for, or a file holds no hierarchy."""

@@ -1,4 +1,4 @@
-"""Nothing that the tests build or measure reaches the user's own cache folder."""
+"""Nothing that the tests build or measure reaches the user's own cache folder; and no test has a time limit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

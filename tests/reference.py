@@ -164,6 +164,18 @@ def up(feature_map: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(feature_map[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
 
 
+def mirrored(feature_map: Tensor, size: Sequence[int]) -> Tensor:
+    """h×w to H×W as RISE's authors upsample a grid: beyond the centres of its outermost pixels it is mirrored."""
+    axes = []
+    for source, target in zip(feature_map.shape, size, strict=True):
+        position = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
+        axes.append(2 * position / max(source - 1, 1) - 1)  # -1 and 1 are the centres of the outermost pixels
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    where = torch.stack([x, y], dim=-1).to(feature_map.dtype)
+    sampled = F.grid_sample(feature_map[None, None], where[None], padding_mode="reflection", align_corners=True)
+    return sampled[0, 0]
+
+
 def attribution_mask(feature_map: Tensor, size: Sequence[int]) -> Tensor | None:
     """M_k = (up(A_k) − min) / (max − min); None for a constant map."""
     full = up(feature_map, size)

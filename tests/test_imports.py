@@ -23,11 +23,13 @@ ROOMS: dict[str, set[str]] = {
     "cache": {"errors"},
     "kernels": {"cache", "errors"},
     "bindings": {"bundle", "cache", "errors"},
-    "exporter": {"bundle", "errors"},
+    "exporter": {"kernels", "bundle", "errors"},
     "runtime": {"kernels", "bindings", "bundle", "cache", "errors"},
     "bench": {"runtime", "kernels", "bindings", "bundle", "cache", "errors"},
+    "metrics": {"runtime", "kernels", "bundle", "errors"},
+    "pages": {"metrics", "runtime", "bundle", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "bundle", "errors", "demo"},
+    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"},
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -38,12 +40,14 @@ LOADED: dict[str, set[str]] = {
     "runtime": {"numpy", "PIL"},
     "exporter": {"numpy", "onnx", "onnx_ir", "onnxscript", "google", "onnxruntime"},
     "bench": {"numpy"},
+    "metrics": {"numpy", "PIL"},
+    "pages": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
 }
 LAZY: dict[str, set[str]] = {
     "kernels": {"cupy"},
     "bindings": {"onnxruntime", "cupy", "pycuda"},
-    "runtime": {"cupy", "psutil"},
+    "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},

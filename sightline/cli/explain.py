@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.cli.method import add_arguments as add_method_arguments
-from sightline.cli.method import chosen, opened
+from sightline.cli.method import chosen, opened, positive
 from sightline.errors import SightlineError
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ EXAMPLES = """\
 examples:
   sightline explain steel.sightline part.png
   sightline explain steel.sightline line/*.png --method ada-sise -o out/
-  sightline explain steel.sightline part.png --target crack --mu 0.3
+  sightline explain steel.sightline part.png --target crack --target pit --mu 0.3
+  sightline explain steel.sightline part.png --preset speed
+  sightline explain steel.sightline part.png --deadline 0.2
   sightline explain steel.sightline part.png --json --save npz,json"""
 FORMATS = ("png", "npz", "json")
 
@@ -34,8 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="made by 'sightline export'")
     parser.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="anything that Pillow opens")
-    parser.add_argument("--target", metavar="CLASS", help="index or label to explain (default: what was predicted)")
+    parser.add_argument(
+        "--target",
+        metavar="CLASS",
+        action="append",
+        help="index or label to explain (default: what was predicted); give it again for several classes, whose masks "
+        "are then scored together",
+    )
     add_method_arguments(parser)
+    parser.add_argument(
+        "--max-passes", metavar="N", type=positive, help="score at most so many masks of an image, the best ones"
+    )
+    parser.add_argument(
+        "--deadline", metavar="SECONDS", type=_seconds, help="begin no batch of masks after this time for an image"
+    )
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", type=Path, default=Path("explanations"), help="default: explanations/"
     )
@@ -52,22 +68,27 @@ def run(arguments: argparse.Namespace) -> int:
 
     method = chosen(arguments)
     bundle = sightline.load(arguments.bundle)
-    target = None if arguments.target is None else bundle.target(arguments.target)
+    targets = tuple(bundle.target(target) for target in arguments.target or ()) or (None,)
     failed = False
     with Progress() as progress, opened(bundle, method, arguments, arguments.images, progress) as explainer:
         arguments.output.mkdir(parents=True, exist_ok=True)
         for image, name in zip(arguments.images, distinct_names(arguments.images), strict=True):
             progress.image(image.name)
             try:
-                explanation = explainer(image, target=target)
+                explanations = explainer(image, targets, max_passes=arguments.max_passes, deadline=arguments.deadline)
             except SightlineError as error:
                 failed = True
                 progress.say(f"sightline: error: {image}: {error}", error=True)
                 continue
-            files = [arguments.output / f"{name}.{arguments.method}.{kind}" for kind in arguments.save]
-            for file in files:
-                explanation.save(file)
-            progress.say((_json if arguments.json else _line)(image, explanation, files))
+            for explanation in explanations:
+                # Two labels may look alike in the name of a file, so it holds the number, too.
+                stem = f"{name}.{arguments.method}" + (
+                    f".{explanation.target}-{_plain(explanation.label)}" if len(targets) > 1 else ""
+                )
+                files = [arguments.output / f"{stem}.{kind}" for kind in arguments.save]
+                for file in files:
+                    explanation.save(file)
+                progress.say((_json if arguments.json else _line)(image, explanation, files))
     return 1 if failed else 0
 
 
@@ -87,12 +108,29 @@ def distinct_names(images: Sequence[Path]) -> list[str]:
 
 def _line(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
     cost = f"{explanation.passes} passes, {explanation.timings['total']:.2f} s"
+    if explanation.completeness < 1:
+        cost += f", {explanation.completeness:.0%} complete"
     return f"{image}: {explanation.label} {explanation.score:.3f}, {cost} → {', '.join(map(str, files))}"
 
 
 def _json(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
     facts = {"file": str(image), "written": [str(file) for file in files], **explanation.facts()}
     return json.dumps(facts, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^\w-]+", "-", label)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def _formats(text: str) -> tuple[str, ...]:

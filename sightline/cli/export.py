@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sightline.cli import single_file
 from sightline.errors import ExportError
 
 NAME = "export"
@@ -17,18 +18,27 @@ Find the blocks of a network, derive its gradient graph, check both against the 
 a folder that explains itself on any machine, without torch and onnx.
 
 MODEL is an ONNX file, or module:function. The module is imported from the working directory and the function is
-called without arguments; it returns the torch module with its weights loaded."""
+called without arguments; it returns the torch module with its weights loaded.
+
+With --stages, MODEL is a bundle that was made without the stages of a hierarchy: they are added to it in place.
+
+With --single-file, an ordinary ONNX file that explains is written as well. MODEL may then be a bundle that stands there
+already. Without BUNDLE the file is all that is written."""
 EXAMPLES = """\
 examples:
   sightline export resnet50.onnx resnet50.sightline --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
   sightline export inspection:network steel.sightline --input 3x224x224 --labels good,scratch,pit
-  sightline export old.onnx old.sightline --range 255 --colour BGR --activation softmax --force"""
+  sightline export old.onnx old.sightline --range 255 --colour BGR --activation softmax --force
+  sightline export old.sightline --stages
+  sightline export steel.sightline --single-file steel.onnx --method ada-sise"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("model", metavar="MODEL", help="an ONNX file, or module:function that returns a torch module")
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder to write, e.g. steel.sightline")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, nargs="?", help="the folder to write, e.g. steel.sightline"
+    )
     parser.add_argument(
         "--input", metavar="CxHxW", type=shape, help="input shape, e.g. 3x224x224; torch modules need it"
     )
@@ -51,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--torch-program", action="store_true", help="add the torch module itself, for the engines torch and torch-cuda"
     )
-    parser.add_argument("--force", action="store_true", help="replace a bundle that stands there")
+    parser.add_argument(
+        "--stages", action="store_true", help="add to the bundle MODEL what 'sightline decompose' needs, nothing else"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle or a single file that stands there")
+    single_file.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,22 +73,33 @@ def run(arguments: argparse.Namespace) -> int:
     import sightline
     from sightline.cli.description import of_bundle
 
-    bundle = sightline.export(
-        model(arguments.model),
-        arguments.bundle,
-        input_shape=arguments.input,
-        blocks=arguments.blocks,
-        mean=arguments.mean,
-        std=arguments.std,
-        range=arguments.range,
-        colour=arguments.colour,
-        labels=arguments.labels,
-        activation=arguments.activation,
-        output=arguments.output,
-        torch_program=arguments.torch_program,
-        overwrite=arguments.force,
-    )
-    print(of_bundle(bundle))
+    if single_file.alone(arguments):
+        return single_file.run(arguments)
+    if arguments.stages:
+        if arguments.bundle is not None:
+            arguments.usage_error("--stages changes the bundle that stands in MODEL's place: give no other")
+        print(of_bundle(sightline.add_stages(arguments.model)))
+        return 0
+    if arguments.bundle is None and arguments.single_file is None:
+        arguments.usage_error("the following arguments are required: BUNDLE")
+    with single_file.folder(arguments) as folder:
+        bundle = sightline.export(
+            model(arguments.model),
+            folder,
+            input_shape=arguments.input,
+            blocks=arguments.blocks,
+            mean=arguments.mean,
+            std=arguments.std,
+            range=arguments.range,
+            colour=arguments.colour,
+            labels=arguments.labels,
+            activation=arguments.activation,
+            output=arguments.output,
+            torch_program=arguments.torch_program,
+            overwrite=arguments.force,
+        )
+        print(of_bundle(bundle))
+        single_file.write(bundle, arguments)
     return 0
 
 

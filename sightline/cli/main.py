@@ -14,10 +14,22 @@ from contextlib import contextmanager
 from typing import cast
 
 from sightline import __version__
-from sightline.cli import bench, build, build_kernels, demo, doctor, explain, export, inspect
+from sightline.cli import (
+    bench,
+    build,
+    build_kernels,
+    decompose,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    features,
+    inspect,
+)
 from sightline.errors import SightlineError
 
-_COMMANDS = (export, inspect, build, explain, bench, demo, doctor, build_kernels)
+_COMMANDS = (export, inspect, build, explain, decompose, features, evaluate, bench, demo, doctor, build_kernels)
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from sightline import Bundle, Explainer
     from sightline.runtime.method import Method
 
-METHODS = ("sise", "ada-sise", "rise", "score-cam", "grad-cam", "grad-cam++", "layer-cam")
-_OWNERS = {"mu": "sise", "passes": "rise", "seed": "rise"}
-"""Which method an option belongs to."""
+METHODS = ("sise", "ada-sise", "remise", "rise", "score-cam", "grad-cam", "grad-cam++", "layer-cam")
+_OWNERS = {"preset": ("sise",), "mu": ("sise", "remise"), "passes": ("rise",), "seed": ("rise",)}
+"""Which methods an option belongs to."""
+PRESETS = ("quality", "balance", "speed")
 GATE_IMAGES = 4
 """Of the images to explain, how many a lower precision is compared with float32 on, where that has not been done."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -26,12 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> N
     """Declare the method and, where ``running``, engine, precision and batch size."""
     parser.add_argument("--method", choices=METHODS, default="sise", help="default: sise")
     parser.add_argument(
-        "--mu", metavar="μ", type=_share, help="SISE: skip maps whose α is below μ of the block's largest (default 0)"
+        "--preset",
+        choices=PRESETS,
+        help="SISE: every map, about half of the passes, or about a quarter (default quality)",
+    )
+    parser.add_argument(
+        "--mu", metavar="μ", type=share, help="SISE: skip maps whose α is below μ of the block's largest (default 0)"
     )
     parser.add_argument("--passes", metavar="N", type=positive, help="RISE: how many random masks (default 4000)")
     parser.add_argument("--seed", metavar="N", type=int, help="RISE: of the random masks (default 0)")
-    if not running:
-        return
+    if running:
+        add_running_arguments(parser)
+
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare engine, precision, batch size and threads."""
     parser.add_argument("--engine", metavar="NAME", default="auto", help="inference engine, see 'sightline doctor'")
     parser.add_argument(
         "--precision",
@@ -48,12 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> N
 def chosen(arguments: argparse.Namespace) -> Method:
     """The method that the options ask for. An option that belongs to another method is a usage error."""
     from sightline.runtime import explainer
+    from sightline.runtime.sise import SISE
 
-    given = {name: getattr(arguments, name) for name in ("mu", "passes", "seed")}
+    given = {name: getattr(arguments, name) for name in _OWNERS}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
-        if arguments.method != _OWNERS[name]:
-            arguments.usage_error(f"--{name} belongs to --method {_OWNERS[name]}, not to {arguments.method}")
+        if arguments.method not in _OWNERS[name]:
+            owners = " or ".join(_OWNERS[name])
+            arguments.usage_error(f"--{name} belongs to --method {owners}, not to {arguments.method}")
+    if preset := given.pop("preset", None):
+        return SISE.preset(preset, **given)
     return explainer.METHODS[arguments.method](**given)
 
 
@@ -94,7 +108,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """A number in [0, 1)."""
     try:
         value = float(text)
     except ValueError:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 class Progress:
     """Callable as ``progress(done, total)``, once per batch; one bar, started anew for every image."""
 
-    def __init__(self) -> None:
-        self._bar = tqdm(disable=not sys.stderr.isatty(), file=sys.stderr, unit=" passes", leave=False, delay=0.3)
+    def __init__(self, unit: str = " passes") -> None:
+        self._bar = tqdm(disable=not sys.stderr.isatty(), file=sys.stderr, unit=unit, leave=False, delay=0.3)
 
     def image(self, name: str) -> None:
         """The passes that follow belong to this image."""

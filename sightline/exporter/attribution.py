@@ -30,7 +30,8 @@ def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
     logits = values[bundle.LOGITS]
 
     target = ir.val(bundle.TARGET, dtype=ir.DataType.INT64, shape=[1])
-    graph.inputs.append(target)
+    custom = ir.val(bundle.SEED, dtype=ir.DataType.FLOAT, shape=[1, network.classes])
+    graph.inputs.extend([target, custom])
     builder = Builder(graph, "gradient/")
     seed = _chosen(builder, logits, builder.term(target), network.classes)
     if network.activation == "softmax":
@@ -39,6 +40,8 @@ def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
         # Far below any logit, so that the chosen class gets no share of the softmax over its rivals.
         others = builder("Softmax", builder.term(logits) - seed * 1e30, axis=1)
         seed = seed - builder.term(rivals) * others
+    seeded = builder.term(target) < bundle.PREDICTED
+    seed = builder.where(builder.reshape(seeded, (1, 1)), builder.term(custom), seed)
     gradients = differentiate(builder, {logits: seed}, features)
     for index, (maps, gradient) in enumerate(zip(features, gradients, strict=True)):
         shape = static_shape(maps)

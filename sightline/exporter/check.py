@@ -122,7 +122,11 @@ def _classifier_error(folder: Path, network: Network, reference: Reference, imag
 
 
 def _gradient_errors(folder: Path, network: Network, blocks: int, image: Floats) -> list[tuple[float, float]]:
-    feed: dict[str, npt.NDArray[Any]] = {network.image: image, bundle.TARGET: np.array([-1], np.int64)}
+    feed: dict[str, npt.NDArray[Any]] = {
+        network.image: image,
+        bundle.TARGET: np.array([bundle.PREDICTED], np.int64),
+        bundle.SEED: np.zeros((1, network.classes), np.float32),
+    }
     if network.activation == "softmax":
         feed[bundle.RIVALS] = np.ones(1, np.float32)
     attribution = session(folder / bundle.ATTRIBUTION)

@@ -22,6 +22,7 @@ from sightline.exporter.blocks import block_names, find_blocks, named_blocks
 from sightline.exporter.memory import memory
 from sightline.exporter.network import Network, prepare
 from sightline.exporter.source import read_onnx, run_torch, trace_torch
+from sightline.exporter.stages import save_stages
 from sightline.exporter.storage import save_graphs
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def export(
         figures = check.check(folder, network, len(found), reference, images)
         (folder / check.PROBE).unlink()
         logger.info("self-check: %s", check.describe(figures, found))
-        manifest = _manifest(network, facts, found, names, figures, needed)
+        stages, distances = _stages(folder, facts, found, images)
+        manifest = replace(_manifest(network, facts, found, names, figures | distances, needed), stages=stages)
         if torch_program and not isinstance(model, (str, Path)):
             manifest = replace(manifest, variants={"torch": _torch_program(model, network, folder)})
         return manifest
@@ -146,6 +148,19 @@ def _read(
         raise ExportError("a torch module does not say its input's size: pass example=… or input_shape=(C, H, W).")
     network = prepare(trace_torch(model, np.zeros((1, *size), np.float32)), size, activation, output)
     return lambda images: run_torch(model, images), network
+
+
+def _stages(
+    folder: Path, facts: bundle.ImageInput, blocks: Sequence[bundle.Block], images: npt.NDArray[np.float32]
+) -> tuple[tuple[bundle.Stage, ...], dict[str, float]]:
+    """The stages, and how far each is from the whole gradient; none where the blocks allow for none."""
+    try:
+        return save_stages(folder, facts, blocks, images[:1])
+    except ExportError as error:
+        logger.warning("the bundle holds no stages, so that nothing can be decomposed: %s", error)
+        for file in folder.glob("stage.*.onnx"):
+            file.unlink()
+        return (), {}
 
 
 def _torch_program(model: torch.nn.Module, network: Network, folder: Path) -> dict[str, Any]:

@@ -19,7 +19,10 @@ from sightline.exporter.source import OLDEST_OPSET, OPSET
 
 RESERVED = re.compile(
     "|".join(
-        (bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.RIVALS, r"(features|gradient|alpha|delta)\.\d+")
+        (
+            *(bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.SEED, bundle.RIVALS),
+            r"(features|gradient|alpha|delta)\.\d+",
+        )
     )
 )
 FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
@@ -94,10 +97,11 @@ def prepare(
     single = _single(model, (1, *size))
     shape = static_shape(single.graph.outputs[0])
     classes = math.prod(shape[1:])
-    if len(shape) < 2 or classes != max(shape[1:]):
+    if len(shape) < 2 or (classes != max(shape[1:]) and activation != "none"):
         raise ExportError(
             f"the output {logits.name!r} has shape {shape} for one image, where a classifier yields 1×K. Name another "
-            "output (output=…, --output), or cut the network after its logits."
+            "output (output=…, --output), cut the network after its logits, or, to explain functions of this output "
+            "(a detector's boxes), take it flattened and as it is: activation='none' (--activation none)."
         )
     kind = activation or found or ("sigmoid" if classes == 1 else "softmax")
     if kind == "softmax" and classes == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,26 +23,31 @@ def save_graphs(folder: Path, graphs: Mapping[str, ir.Model], metadata: Mapping[
         graphs: file name -> model. Names of torch modules, local paths and stack traces are removed from them.
         metadata: what stands in the ``metadata_props`` of every graph.
     """
-    places: dict[tuple[str, tuple[int, ...], str], int] = {}
-    tensors: list[ir.TensorProtocol] = []
-    stored: list[tuple[ir.Value, int]] = []
     for model in graphs.values():
         passes.ClearMetadataAndDocStringPass()(model)
         model.producer_name, model.producer_version = "sightline", ""
         model.metadata_props.clear()
         model.metadata_props.update(metadata)
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes < INLINE_BYTES:
-                continue
-            digest = hashlib.sha256(tensor.tobytes()).hexdigest()
-            key = (str(tensor.dtype), tuple(tensor.numpy().shape), digest)
-            if key not in places:
-                places[key] = len(tensors)
-                tensors.append(tensor)
-            stored.append((value, places[key]))
-    external = ir.external_data.convert_tensors_to_external(tensors, folder, bundle.WEIGHTS)
-    for value, place in stored:
-        value.const_value = external[place]
+    share([value for model in graphs.values() for value in model.graph.initializers.values()], folder, bundle.WEIGHTS)
     for name, model in graphs.items():
         ir.save(model, folder / name)
+
+
+def share(initializers: Iterable[ir.Value], folder: Path, name: str) -> None:
+    """Store initializers, those that are not small, in one file beside the graphs; equal ones once."""
+    places: dict[tuple[str, tuple[int, ...], str], int] = {}
+    tensors: list[ir.TensorProtocol] = []
+    stored: list[tuple[ir.Value, int]] = []
+    for value in initializers:
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < INLINE_BYTES:
+            continue
+        digest = hashlib.sha256(tensor.tobytes()).hexdigest()
+        key = (str(tensor.dtype), tuple(tensor.numpy().shape), digest)
+        if key not in places:
+            places[key] = len(tensors)
+            tensors.append(tensor)
+        stored.append((value, places[key]))
+    external = ir.external_data.convert_tensors_to_external(tensors, folder, name)
+    for value, place in stored:
+        value.const_value = external[place]

@@ -120,9 +120,10 @@ class CpuKernels:
         """(map − low) / (high − low), clipped to [0, 1]."""
         return np.clip((map - low) / (high - low), 0.0, 1.0)
 
-    def fuse(self, fused: Doubles, layer: Doubles, threshold: float) -> Doubles:
-        """(fused + layer) ⊙ [layer >= threshold]: H×W."""
-        return (fused + layer) * (layer >= threshold)
+    def fuse(self, fused: Doubles, layer: Doubles, threshold: float, width: float = 0.0) -> Doubles:
+        """(fused + layer) ⊙ [layer >= threshold], or ⊙ σ((layer − threshold) / width): H×W."""
+        gate = np.exp(-np.logaddexp(0, (threshold - layer) / width)) if width > 0 else layer >= threshold
+        return np.asarray((fused + layer) * gate)
 
     def otsu(self, map: npt.NDArray[np.floating[Any]]) -> float | None:
         """Otsu's threshold t of values in [0, 1], the upper class being v >= t; None where they cannot be split."""
@@ -137,7 +138,7 @@ def _upsampled(maps: Floats, size: Size, window: Window | None) -> Iterator[tupl
         for part in _chunks(len(maps), 4 * size[0] * size[1]):
             yield part, _blend(maps[part], y, x)
         return
-    y, x = samples(maps.shape[1], window.size[0]), samples(maps.shape[2], window.size[1])
+    y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
     for k, (top, left) in enumerate(window.offsets.tolist()):
         yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
 

@@ -143,7 +143,7 @@ class GpuKernels:
         # Channels last is one channel whose samples along x repeat, a pixel's channels being neighbours in its row.
         repeat = 1 if layout == "NCHW" else image.shape[2]
         element = output_element(out, (count, *image.shape))
-        source = window.size if window else (height, width)
+        kind, source = ("mirrored", window.size) if window else ("samples", (height, width))
         plan = tiling.plan(
             count,
             height,
@@ -158,8 +158,8 @@ class GpuKernels:
             floats(image),
             floats(maps),
             floats(affine),
-            self._table("samples", map_height, source[0]),
-            self._table("samples", map_width, source[1], repeat),
+            self._table(kind, map_height, source[0]),
+            self._table(kind, map_width, source[1], repeat),
             typed(window.offsets, np.int32) if window else np.uint64(0),
             np.int32(repeat),
         )
@@ -222,8 +222,8 @@ class GpuKernels:
             partial,
             floats(maps),
             doubles(weights),
-            self._table("samples", map_height, window.size[0]),
-            self._table("samples", map_width, window.size[1]),
+            self._table("mirrored", map_height, window.size[0]),
+            self._table("mirrored", map_width, window.size[1]),
             typed(window.offsets, np.int32),
             *map(np.int32, (count, height, width, map_height, map_width, tiles)),
         )
@@ -274,10 +274,10 @@ class GpuKernels:
         self._launch("histogram", (blocks,), (BINS,), counts, doubles(map), numbers, shared=4 * BINS)
         return threshold(self.to_host(counts).astype(np.int64))
 
-    def fuse(self, fused: Doubles, layer: Doubles, threshold: float) -> Doubles:
-        """(fused + layer) ⊙ [layer >= threshold]: H×W."""
+    def fuse(self, fused: Doubles, layer: Doubles, threshold: float, width: float = 0.0) -> Doubles:
+        """(fused + layer) ⊙ [layer >= threshold], or ⊙ σ((layer − threshold) / width): H×W."""
         out = self._empty(layer.shape, np.float64)
-        self._each("fuse", out.size, out, doubles(fused), doubles(layer), np.float64(threshold))
+        self._each("fuse", out.size, out, doubles(fused), doubles(layer), np.float64(threshold), np.float64(width))
         return out
 
     def _gathered(self, partial: Doubles) -> Doubles:

@@ -27,6 +27,7 @@ def _packed(axis: Any) -> npt.NDArray[np.void]:
 
 TABLES: dict[str, Callable[[int, int], npt.NDArray[Any]]] = {
     "samples": lambda source, size: _packed(samples(source, size)),
+    "mirrored": lambda source, size: _packed(samples(source, size, True)),
     "corners": lambda source, size: _packed(patch_corners(source, size)),
     "shares": shares,
     "float32": lambda source, size: samples(source, size).weight.astype(np.float32),

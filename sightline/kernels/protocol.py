@@ -22,7 +22,10 @@ Layout = Literal["NCHW", "NHWC"]
 
 
 class Window(NamedTuple):
-    """Masks that are cut out of larger ones (RISE): pixel (y, x) of mask k is pixel (y + dy_k, x + dx_k) of up(A_k)."""
+    """Masks that are cut out of larger ones (RISE): pixel (y, x) of mask k is pixel (y + dy_k, x + dx_k) of up(A_k).
+
+    Unlike elsewhere, ``up`` mirrors the map at the centres of its outermost pixels, as RISE's authors do.
+    """
 
     size: Size
     """(H', W') that the maps are upsampled to."""
@@ -113,5 +116,5 @@ class Kernels(Protocol):
             equal, or all in one bin.
         """
 
-    def fuse(self, fused: Doubles, layer: Doubles, threshold: float) -> Doubles:
-        """(fused + layer) ⊙ [layer >= threshold]: H×W."""
+    def fuse(self, fused: Doubles, layer: Doubles, threshold: float, width: float = 0.0) -> Doubles:
+        """(fused + layer) ⊙ [layer >= threshold], or, with a width over 0, ⊙ σ((layer − threshold) / width): H×W."""

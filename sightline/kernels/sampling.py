@@ -31,9 +31,15 @@ class Samples(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def samples(source: int, size: int) -> Samples:
-    """The samples that make ``size`` pixels of ``source``: half-pixel centres, edges held, no antialiasing."""
-    position = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, source - 1)
+def samples(source: int, size: int, mirrored: bool = False) -> Samples:
+    """The samples that make ``size`` pixels of ``source``: half-pixel centres, no antialiasing.
+
+    Beyond the centres of the first and the last pixel these are held, or the pixels are ``mirrored`` there.
+    """
+    position = (np.arange(size) + 0.5) * source / size - 0.5
+    if mirrored:
+        position = source - 1 - abs(source - 1 - abs(position))
+    position = np.clip(position, 0, source - 1)
     first = position.astype(np.intp)
     return Samples(first, np.minimum(first + 1, source - 1), position - first)
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.bindings import Engine
-from sightline.bundle import LOGITS, PROBABILITIES, RIVALS, TARGET, Block, Bundle, Layout
+from sightline.bundle import LOGITS, PREDICTED, PROBABILITIES, RIVALS, SEED, SEEDED, TARGET, Block, Bundle, Layout
 from sightline.errors import EngineError
 from sightline.kernels import Kernels, kernels_for
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +38,9 @@ class Attributions:
     layout: Layout
     size: tuple[int, int]
     """(H, W) of the network."""
-    target: int
-    score: float
-    """p_c."""
+    logits: Floats
+    probabilities: Floats
+    """K each, on the host."""
     blocks: tuple[BlockAttributions, ...]
     """From shallow to deep."""
     kernels: Kernels
@@ -63,38 +64,39 @@ class AttributionPass:
         self._engine = engine
         self._kernels = kernels_for(engine.device, engine.stream)
 
-    def __call__(self, image: Floats, target: int | None) -> Attributions:
-        """Attribute the decision for a class, the predicted one by default.
+    def __call__(self, image: Floats, target: int | Doubles | None) -> Attributions:
+        """Attribute the decision for a class, the predicted one by default, or for any function of the logits.
 
         Args:
             image: as the network takes it, preprocessed.
-            target: index of the class, or None.
+            target: index of the class, None, or the function's gradient with respect to the logits, K.
 
         Raises:
             EngineError: the pass failed, or the network itself answers with NaN or infinity.
         """
         spec, buffers, kernels = self._bundle.input, self._engine.buffers, self._kernels
         kernels.write(buffers[spec.name][0], image)
-        kernels.write(buffers[TARGET], -1 if target is None else target)
+        seed = target if isinstance(target, np.ndarray) else None
+        kernels.write(buffers[SEED], 0 if seed is None else seed[None])
+        number = PREDICTED if target is None else SEEDED if isinstance(target, np.ndarray) else target
+        kernels.write(buffers[TARGET], number)
         if RIVALS in buffers:
             kernels.write(buffers[RIVALS], float(self._rivals))
         self._engine.run()
         names = (LOGITS, PROBABILITIES, *(block.alpha for block in self._bundle.blocks))
-        found = {name: kernels.to_host(buffers[name])[0] for name in names}
+        found = {name: kernels.to_host(buffers[name])[0].copy() for name in names}
         for name, values in found.items():
             if not np.isfinite(values).all():
                 raise EngineError(
                     f"the network answers this image with NaN or infinity ({name}): check that the image is "
                     "preprocessed as the network expects (sightline inspect) and that its weights are finite."
                 )
-        # The logits decide, as in the graph: probabilities of float32 tie at 1.
-        chosen = int(found[LOGITS].argmax()) if target is None else target
         return Attributions(
             image=image,
             layout=spec.layout,
             size=(spec.height, spec.width),
-            target=chosen,
-            score=float(found[PROBABILITIES][chosen]),
+            logits=found[LOGITS],
+            probabilities=found[PROBABILITIES],
             blocks=tuple(
                 BlockAttributions(block, buffers[block.features][0], buffers[block.gradient][0], found[block.alpha])
                 for block in self._bundle.blocks

@@ -13,47 +13,61 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from sightline.bindings import Engine
 from sightline.bundle import PROBABILITIES
-from sightline.errors import EngineError, OutOfMemoryError
+from sightline.errors import EngineError, OutOfMemoryError, TargetError
 from sightline.kernels import Kernels, kernels_for
 from sightline.runtime.masks import MaskSet
 
 logger = logging.getLogger(__name__)
 
 
+Doubles = npt.NDArray[np.float64]
+Scorer: TypeAlias = "int | Callable[[Doubles], Doubles]"
+"""A class, or a function of the probabilities, N×K, to N scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Masks of one image, to be scored for some targets."""
+
+    masks: MaskSet
+    scorers: tuple[Scorer, ...]
+
+
 @dataclass(eq=False)
-class Scored:
-    """The scores s_k = p_c(I ⊙ M_k) of a mask set (or z_c, as the method has it), on the host.
+class Result:
+    """The scores s_k = p_c(I ⊙ M_k) of a task (or z_c, as the method has it; or a function of the probabilities).
 
     With its share of the time they took, in seconds.
     """
 
-    masks: MaskSet
-    scores: npt.NDArray[np.float64] = field(init=False)
+    task: Task
+    scores: Doubles = field(init=False)
+    """T×K: by scorer, then by mask. On the host."""
     masking: float = 0.0
     passes: float = 0.0
 
     def __post_init__(self) -> None:
-        self.scores = np.zeros(len(self.masks))
+        self.scores = np.zeros((len(self.task.scorers), len(self.task.masks)))
 
 
 @dataclass(eq=False)
 class _Pending:
-    """A mask set whose scores are being written into an array of the device."""
+    """A task whose scores are being written into an array of the device."""
 
-    scored: Scored
-    scores: npt.NDArray[np.float64]
+    result: Result
+    scores: Doubles
     enqueued: int = 0
 
     @property
     def complete(self) -> bool:
-        return self.enqueued == len(self.scored.masks)
+        return self.enqueued == len(self.result.task.masks)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,6 @@ class MaskedPasses:
                 batch_size = self._halved(batch_size, error)
         self.kernels: Kernels = kernels_for(self.engine.device, self.engine.stream)
         self._input: npt.NDArray[Any] = self.engine.buffers[self._image]
-        self._outputs: npt.NDArray[Any] = self.engine.buffers[self._output]
 
     @property
     def batch_size(self) -> int:
@@ -112,15 +125,16 @@ class MaskedPasses:
         """Free the engine."""
         self.engine.close()
 
-    def score(self, sets: Iterable[MaskSet], advanced: Callable[[int], None] | None = None) -> Iterator[Scored]:
-        """Score mask sets in order, each yielded as soon as its last mask is scored.
+    def score(self, tasks: Iterable[Task], advanced: Callable[[int], None] | None = None) -> Iterator[Result]:
+        """Score masks in order, a task yielded as soon as its last mask is scored.
 
-        Sets are drawn only when the batch has room, so a generator of them may run other work (the attribution pass of
-        the next image) in between. The last batch is padded with zeros, never shrunk. On a GPU a set is yielded one
-        batch later, so that the device has work while the host waits for the scores.
+        Tasks are drawn only when the batch has room, so a generator of them may run other work (the attribution pass of
+        the next image) in between. The last batch is padded with zeros, never shrunk. On a GPU a task is yielded one
+        batch later, so that the device has work while the host waits for the scores; a scorer that is a function makes
+        the host wait for every batch.
 
         Args:
-            sets: none of them empty.
+            tasks: none of them without masks.
             advanced: called with the number of masks scored (on a GPU: enqueued), once per batch.
 
         Raises:
@@ -130,8 +144,9 @@ class MaskedPasses:
         waiting: deque[_Pending] = deque()
         segments: list[_Segment] = []
         filled = ready = 0
-        for masks in sets:
-            pending = _Pending(Scored(masks), self.kernels.zeros(len(masks)))
+        for task in tasks:
+            masks = task.masks
+            pending = _Pending(Result(task), self.kernels.zeros(len(task.scorers), len(masks)))
             waiting.append(pending)
             done = 0
             while done < len(masks):
@@ -158,18 +173,57 @@ class MaskedPasses:
         while waiting:
             yield self._finish(waiting.popleft())
 
+    def classify(self, images: Iterable[npt.NDArray[np.float32]]) -> Iterator[Doubles]:
+        """The probabilities of whole images, in the engine's fixed batches: N×K for each batch, the last one shorter.
+
+        Args:
+            images: as the network takes them, preprocessed; drawn as the batches are filled.
+
+        Raises:
+            OutOfMemoryError: the device has no room even for a batch of one.
+            EngineError: the engine failed, or the network answers with NaN or infinity.
+        """
+        waiting: list[npt.NDArray[np.float32]] = []
+        for image in images:
+            waiting.append(image)
+            if len(waiting) == self.batch_size:
+                yield from self._classified(waiting)
+                waiting = []
+        if waiting:
+            yield from self._classified(waiting)
+
+    def _classified(self, images: list[npt.NDArray[np.float32]]) -> Iterator[Doubles]:
+        while images:
+            batch = images[: self.batch_size]
+            for place, image in zip(self._input, batch, strict=False):
+                self.kernels.write(place, image)
+            self.kernels.write(self._input[len(batch) :], 0)
+            try:
+                self.engine.run()
+            except OutOfMemoryError as error:
+                self._shrink(error)
+                continue
+            found = self._found(PROBABILITIES, slice(0, len(batch)))
+            if not np.isfinite(found).all():
+                raise EngineError(
+                    "the network answers an image with NaN or infinity: check that the image is preprocessed as the "
+                    "network expects (sightline inspect) and that its weights are finite."
+                )
+            yield found
+            images = images[len(batch) :]
+
     def _mask(self, segment: _Segment) -> None:
         began = time.perf_counter()
-        masks = segment.pending.scored.masks
+        masks = segment.pending.result.task.masks.stretch(segment.of_set.start, segment.of_set.stop)
         self.kernels.mask_into(
             self._input[segment.batch],
             masks.image,
-            masks.maps[segment.of_set],
-            masks.affine[segment.of_set],
+            masks.maps,
+            masks.affine,
             masks.layout,
-            masks.window and masks.window._replace(offsets=masks.window.offsets[segment.of_set]),
+            masks.window,
         )
-        segment.pending.scored.masking += time.perf_counter() - began
+        segment.pending.result.masking += time.perf_counter() - began
 
     def _run(self, segments: list[_Segment]) -> None:
         """Pass the batch that these segments fill, and pick their scores."""
@@ -187,24 +241,29 @@ class MaskedPasses:
         per_image = (time.perf_counter() - began) / filled
         for segment in segments:
             count = segment.batch.stop - segment.batch.start
-            self.kernels.pick(
-                segment.pending.scores[segment.of_set],
-                self._outputs[segment.batch],
-                segment.pending.scored.masks.target,
-            )
+            for row, scorer in enumerate(segment.pending.result.task.scorers):
+                out = segment.pending.scores[row, segment.of_set]
+                if callable(scorer):
+                    self.kernels.write(out, scores(scorer, self._found(PROBABILITIES, segment.batch)))
+                else:
+                    self.kernels.pick(out, self.engine.buffers[self._output][segment.batch], scorer)
             segment.pending.enqueued += count
-            segment.pending.scored.passes += per_image * count
+            segment.pending.result.passes += per_image * count
 
-    def _finish(self, pending: _Pending) -> Scored:
+    def _found(self, output: str, batch: slice) -> Doubles:
+        """Rows of an output of the last pass, on the host: a copy."""
+        return self.kernels.to_host(self.engine.buffers[output][batch]).astype(np.float64)
+
+    def _finish(self, pending: _Pending) -> Result:
         began = time.perf_counter()
-        pending.scored.scores = self.kernels.to_host(pending.scores)
-        pending.scored.passes += time.perf_counter() - began
-        if not np.isfinite(pending.scored.scores).all():
+        pending.result.scores = self.kernels.to_host(pending.scores)
+        pending.result.passes += time.perf_counter() - began
+        if not np.isfinite(pending.result.scores).all():
             raise EngineError(
                 "the network answers a masked image with NaN or infinity: check that its weights are finite and "
                 "that it copes with dark images."
             )
-        return pending.scored
+        return pending.result
 
     def _shrink(self, error: OutOfMemoryError) -> None:
         smaller = self._halved(self.batch_size, error)
@@ -217,6 +276,23 @@ class MaskedPasses:
             raise OutOfMemoryError(f"there is no room even for a batch of one image: {error}") from error
         logger.warning("no room for a batch of %d: going on with %d (%s)", batch_size, batch_size // 2, error)
         return batch_size // 2
+
+
+def scores(scorer: Callable[[Doubles], Doubles], probabilities: Doubles) -> Doubles:
+    """What a function of the user's makes of the probabilities: N×K -> N.
+
+    Raises:
+        TargetError: it returns something else than N finite numbers.
+    """
+    found = np.asarray(scorer(probabilities))
+    if found.shape != (len(probabilities),) or found.dtype.kind not in "fiub":
+        raise TargetError(
+            f"the target function returned {found.dtype} of shape {found.shape} for probabilities of shape "
+            f"{probabilities.shape}: return one number for each row, e.g. lambda p: p[:, 3] + p[:, 7]."
+        )
+    if not np.isfinite(found).all():
+        raise TargetError("the target function returned NaN or infinity: return finite numbers for any probabilities.")
+    return found.astype(np.float64)
 
 
 def _regrouped(segments: Iterable[_Segment], batch_size: int) -> Iterator[list[_Segment]]:

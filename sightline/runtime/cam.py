@@ -5,6 +5,7 @@ Their gradients are those of the bare logit z_c, and their maps lie at the resol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,13 +16,23 @@ from sightline.errors import MethodError
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions, BlockAttributions
 from sightline.runtime.fusion import normalised
+from sightline.runtime.masks import MaskSet
 from sightline.runtime.method import Maps, Output, Plan
+from sightline.runtime.selection import Indices
 
 Doubles = npt.NDArray[np.float64]
 
 
+class _Maskless:
+    predict: ClassVar[bool] = False
+
+    def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
+        """None."""
+        return {}
+
+
 @dataclass(frozen=True)
-class GradCAM:
+class GradCAM(_Maskless):
     """ReLU(Σ_k w_k·A_k), w_k the mean of ∂z_c/∂A_k (Selvaraju et al., ICCV 2017, arXiv 1610.02391, §3).
 
     Args:
@@ -41,7 +52,7 @@ class GradCAM:
 
 
 @dataclass(frozen=True)
-class GradCAMPlusPlus:
+class GradCAMPlusPlus(_Maskless):
     """Grad-CAM with w_k = Σ a·ReLU(g), a = g² / (2g² + g³·ΣA) (Chattopadhay et al., WACV 2018, 1710.11063, §3.2).
 
     Args:
@@ -63,7 +74,7 @@ class GradCAMPlusPlus:
 
 
 @dataclass(frozen=True)
-class LayerCAM:
+class LayerCAM(_Maskless):
     """ReLU(Σ_k ReLU(g_k) ⊙ A_k): a weight for every position (Jiang et al., IEEE TIP 2021, §3.2).
 
     Args:
@@ -112,4 +123,5 @@ def _activations(attributions: Attributions, name: str | None) -> tuple[Doubles,
 
 
 def _plan(low: Doubles, attributions: Attributions, kernels: Kernels) -> Plan:
-    return Plan({}, lambda scored: drawn(low, attributions.size, kernels))
+    size = attributions.size
+    return Plan({}, lambda scored: drawn(low, size, kernels))

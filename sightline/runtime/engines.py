@@ -76,7 +76,7 @@ def open_engines(
             bundle.graph(variant(chosen, precision)),
             chosen,
             shapes={spec.name: (size, *shape)},
-            outputs=[output],
+            outputs=sorted({PROBABILITIES, output}),
             threads=threads,
             precision=precision,
             cache=folder,

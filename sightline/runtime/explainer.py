@@ -5,34 +5,48 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from sightline.bindings.engine import Precision
 from sightline.bundle import Bundle, load
-from sightline.errors import EngineError, MethodError, PrecisionError, UngatedError
+from sightline.errors import EngineError, MethodError, PrecisionError, TargetError, UngatedError
+from sightline.runtime import budget
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
-from sightline.runtime.batching import Scored
+from sightline.runtime.batching import Task
 from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from sightline.runtime.engines import OpenBatch, open_engines
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.gate import THRESHOLD, Gate, pearson
-from sightline.runtime.image import ImageLike, prepare
-from sightline.runtime.masks import MaskSet
+from sightline.runtime.image import ImageLike, network_input
+from sightline.runtime.job import Job
 from sightline.runtime.memo import Memo
 from sightline.runtime.memory_plan import MemoryPlan
-from sightline.runtime.method import Method, Plan
+from sightline.runtime.method import Method
+from sightline.runtime.remise import REMISE
 from sightline.runtime.rise import RISE
 from sightline.runtime.score_cam import ScoreCAM
 from sightline.runtime.sise import SISE
+from sightline.runtime.targets import Target, Targets
 
-_METHODS: tuple[Callable[..., Method], ...] = (SISE, AdaSISE, RISE, ScoreCAM, GradCAM, GradCAMPlusPlus, LayerCAM)
+_METHODS: tuple[Callable[..., Method], ...] = (
+    SISE,
+    AdaSISE,
+    REMISE,
+    RISE,
+    ScoreCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    LayerCAM,
+)
 METHODS: Mapping[str, Callable[..., Method]] = {method().name: method for method in _METHODS}
 """By name: each with its default parameters."""
 
@@ -63,8 +77,8 @@ class Explainer:
 
         Args:
             bundle: a bundle or the path of one.
-            method: a name of ``METHODS`` (``"sise"``, ``"ada-sise"``, ``"rise"``, ``"score-cam"``, ``"grad-cam"``,
-                ``"grad-cam++"``, ``"layer-cam"``), or one with parameters, e.g. ``SISE(mu=0.3)``.
+            method: a name of ``METHODS`` (``"sise"``, ``"ada-sise"``, ``"remise"``, ``"rise"``, ``"score-cam"``,
+                ``"grad-cam"``, ``"grad-cam++"``, ``"layer-cam"``), or one with parameters, e.g. ``SISE(mu=0.3)``.
             engine: a name from ``sightline doctor``; ``"auto"`` for the fastest one installed; or a function that
                 opens an engine of your own at a batch size.
             batch_size: masked images per pass of the engine. By default the fastest one that fits into memory,
@@ -124,54 +138,165 @@ class Explainer:
         """What the engines were expected to hold, computed before they were opened."""
         return self._engines.plan
 
-    def __call__(self, image: ImageLike, target: int | str | None = None) -> Explanation:
-        """Explain the score of one class on one image.
+    @overload
+    def __call__(
+        self,
+        image: ImageLike,
+        target: Target | None = None,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> Explanation: ...
+
+    @overload
+    def __call__(
+        self,
+        image: ImageLike,
+        target: Targets,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> list[Explanation]: ...
+
+    def __call__(
+        self,
+        image: ImageLike,
+        target: Target | Targets | None = None,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> Explanation | list[Explanation]:
+        """Explain the score of one class, or several, on one image.
 
         Args:
             image: a path, a PIL image, uint8 or uint16 pixels (H×W or H×W×C), or a float array C×H×W that is already
                 preprocessed.
-            target: index or label of the class; None for the one predicted.
+            target: index or label of the class; None for the one predicted; a function of the probabilities, N×K
+                float64, to N scores; or a list of these, for a list of explanations: their masks are scored together,
+                one that several targets choose only once.
+            max_passes: score at most so many masks, in order of their share of α over all blocks.
+            deadline: seconds from now after which no further batch of masks is begun; the first one always is. The map
+                is then the best one from the masks scored so far, and ``completeness`` tells how much they cover.
 
         Raises:
             ImageError: the image cannot be explained.
-            TargetError: there is no such class.
+            TargetError: there is no such class, or the function does not return finite numbers.
+            MethodError: the budget is out of range.
             EngineError: a pass failed, or the network answers with NaN.
         """
-        return next(self.explain_all([image], target))
+        several = isinstance(target, (list, tuple))
+        (found,) = self._explained([image], _listed(target), max_passes, deadline)
+        return found if several else found[0]
 
-    def explain_all(self, images: Iterable[ImageLike], target: int | str | None = None) -> Iterator[Explanation]:
+    @overload
+    def batch(
+        self,
+        images: Iterable[ImageLike],
+        target: Target | None = None,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[Explanation]: ...
+
+    @overload
+    def batch(
+        self,
+        images: Iterable[ImageLike],
+        target: Targets,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[list[Explanation]]: ...
+
+    def batch(
+        self,
+        images: Iterable[ImageLike],
+        target: Target | Targets | None = None,
+        *,
+        max_passes: int | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[Explanation] | Iterator[list[Explanation]]:
         """Explain images as they come, in order: the masks of neighbouring images share batches.
 
         With few masks per image this saves the padding of their last batches. An explanation is yielded once its last
         mask is scored; images are drawn ahead only as far as it takes to fill that batch. Arguments and errors as for
-        a call; an error ends the iteration.
+        a call; the budget is that of each image, and under a deadline images do not share batches. An error ends the
+        iteration.
         """
-        chosen = None if target is None else self.bundle.target(target)
-        jobs: deque[_Job] = deque()
-        done = total = 0
+        found = self._explained(images, _listed(target), max_passes, deadline)
+        return found if isinstance(target, (list, tuple)) else (one for (one,) in found)
 
-        def masks() -> Iterator[MaskSet]:
-            nonlocal total
-            for image in images:
-                job = self._begin(image, chosen)
-                jobs.append(job)
-                total += sum(map(len, job.plan.sets.values()))
-                yield from job.plan.sets.values()
+    def classify(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.float64]]:
+        """The probabilities of whole images, on the engine and in the batches of the masked passes.
 
-        def advanced(count: int) -> None:
-            nonlocal done
-            done += count
-            if self._progress is not None:
-                self._progress(done, total)
+        Args:
+            images: as for a call, drawn as the batches are filled.
 
-        for scored in self._passes.score(masks(), advanced):
-            while jobs[0].complete:  # an image without any mask
-                yield self._finish(jobs.popleft())
-            jobs[0].scored.append(scored)
-            while jobs and jobs[0].complete:
-                yield self._finish(jobs.popleft())
-        while jobs:
-            yield self._finish(jobs.popleft())
+        Returns:
+            N×K for every batch, the last one shorter.
+
+        Raises:
+            ImageError: an image cannot be read.
+            EngineError: a pass failed, or the network answers with NaN.
+        """
+        return self._passes.classify(network_input(image, self.bundle.input) for image in images)
+
+    def _explained(
+        self,
+        images: Iterable[ImageLike],
+        target: Sequence[Target | None],
+        max_passes: int | None,
+        deadline: float | None,
+    ) -> Iterator[list[Explanation]]:
+        budget.check(max_passes, deadline)
+        if not target:
+            raise TargetError("the list of targets is empty: name at least one class, or pass None.")
+        wanted = [one if one is None or callable(one) else self.bundle.target(one) for one in target]
+        begin = partial(
+            Job,
+            wanted=wanted,
+            bundle=self.bundle,
+            method=self.method,
+            attribute=self._attribute,
+            kernels=self._passes.kernels,
+            max_passes=max_passes,
+        )
+        jobs = map(begin, images)
+        done = self._packed(jobs) if deadline is None else self._in_time(jobs, deadline)
+        return (job.explanations(self.engine, self.precision) for job in done)
+
+    def _packed(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Score all masks, those of neighbouring images in shared batches."""
+        waiting: deque[Job] = deque()
+        count = _Count(self._progress)
+
+        def tasks() -> Iterator[Task]:
+            for job in jobs:
+                waiting.append(job)
+                count.total += len(job)
+                yield from job.tasks()
+
+        for result in self._passes.score(tasks(), count):
+            while waiting[0].complete:  # an image without any mask
+                yield waiting.popleft()
+            waiting[0].add(result)
+            while waiting and waiting[0].complete:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _in_time(self, jobs: Iterable[Job], deadline: float) -> Iterator[Job]:
+        """Score the worthiest masks of every image first, batch by batch, until its time is up."""
+        for job in jobs:
+            count = _Count(self._progress, len(job))
+            longest = 0.0
+            for tasks in job.rounds(self.batch_size):
+                began = time.perf_counter()
+                if longest and began + longest > job.clock.began + deadline:
+                    break
+                for result in self._passes.score(tasks, count):
+                    job.add(result)
+                longest = max(longest, time.perf_counter() - began)
+            yield job
 
     def close(self) -> None:
         """Free the engines."""
@@ -208,7 +333,7 @@ class Explainer:
                 reference=reference.engine,
                 correlations=tuple(
                     pearson(ours, theirs)
-                    for ours, theirs in zip(self.explain_all(pictures), reference.explain_all(pictures), strict=True)
+                    for ours, theirs in zip(self.batch(pictures), reference.batch(pictures), strict=True)
                 ),
                 threshold=threshold,
             )
@@ -217,75 +342,21 @@ class Explainer:
         _GATES.keep(facts, gate.facts())
         return gate
 
-    def _begin(self, image: ImageLike, target: int | None) -> _Job:
-        clock = _Clock()
-        prepared = prepare(image, self.bundle.input)
-        clock.lap("preprocess")
-        attributions = self._attribute(prepared.array, target)
-        clock.lap("attribution")
-        plan = self.method.plan(attributions, self._passes.kernels)
-        clock.lap("selection")
-        return _Job(prepared.picture, attributions.target, attributions.score, plan, clock)
 
-    def _finish(self, job: _Job) -> Explanation:
-        clock = job.clock
-        clock.add("masking", sum(scored.masking for scored in job.scored))
-        clock.add("passes", sum(scored.passes for scored in job.scored))
-        clock.restart()
-        saliency, layer_maps = job.plan.explain(dict(zip(job.plan.sets, job.scored, strict=True)))
-        clock.lap("fusion")
-        return Explanation(
-            saliency=saliency.astype(np.float32),
-            target=job.target,
-            label=self.bundle.label(job.target),
-            score=job.score,
-            method=self.method.name,
-            parameters=asdict(self.method),
-            layer_maps={name: layer.astype(np.float32) for name, layer in layer_maps.items()},
-            passes=sum(map(len, job.plan.sets.values())),
-            timings=clock.timings(),
-            bundle_hash=self.bundle.hash,
-            engine=self.engine,
-            precision=self.precision,
-            picture=job.picture,
-        )
+class _Count:
+    """Tells the progress of a number of masks."""
+
+    def __init__(self, progress: Progress | None, total: int = 0) -> None:
+        self.total, self._done, self._progress = total, 0, progress
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self.total)
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self._stages: dict[str, float] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        self._began = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        self.add(stage, time.perf_counter() - self._began)
-        self.restart()
-
-    def add(self, stage: str, seconds: float) -> None:
-        self._stages[stage] = seconds
-
-    def timings(self) -> dict[str, float]:
-        return {**self._stages, "total": sum(self._stages.values())}
-
-
-@dataclass(eq=False)
-class _Job:
-    """An image whose masks are being scored."""
-
-    picture: Image.Image
-    target: int
-    score: float
-    plan: Plan
-    clock: _Clock
-    scored: list[Scored] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.scored) == len(self.plan.sets)
+def _listed(target: Target | Targets | None) -> Sequence[Target | None]:
+    return target if isinstance(target, (list, tuple)) else [target]
 
 
 def _method(method: str | Method) -> Method:

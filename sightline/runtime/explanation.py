@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from sightline.errors import SaveError
 from sightline.kernels.cpu import CpuKernels
 from sightline.runtime import rendering
 from sightline.runtime.regions import Region, find_regions
+from sightline.runtime.saving import save
 
 Floats = npt.NDArray[np.float32]
 
@@ -30,19 +30,22 @@ class Explanation:
 
     saliency: Floats = field(repr=False)
     """H×W at the network's size, in [0, 1]; all zero where nothing can be shown for the class."""
-    target: int
-    """Index of the class explained."""
+    target: int | None
+    """Index of the class explained; None where the target is a function."""
     label: str
-    """Its label, or its number where the bundle has no labels."""
+    """The label of the class, or its number where the bundle has no labels; or the name of the function."""
     score: float
-    """p_c, what the network gives the class on the whole image."""
+    """p_c, what the network gives the class on the whole image; or what the function makes of it."""
     method: str
     parameters: Mapping[str, Any]
     """Of the method, e.g. ``{"mu": 0.3}``."""
     layer_maps: Mapping[str, Floats] = field(repr=False)
     """By block, from shallow to deep: H×W in [0, 1]. Blocks that had nothing to show are absent."""
     passes: int
-    """Masked images scored."""
+    """Masked images scored; those of several targets of one image are scored together and count for each."""
+    completeness: float
+    """The share of the positive α that the scored masks cover, in [0, 1]: below 1 where a budget ended before the last
+    mask."""
     timings: Mapping[str, float]
     """Seconds by stage: ``preprocess``, ``attribution``, ``selection``, ``masking``, ``passes``, ``fusion``, and their
     sum, ``total``."""
@@ -84,6 +87,7 @@ class Explanation:
             "regions": [asdict(region) for region in self.regions()],
             "layers": list(self.layer_maps),
             "passes": self.passes,
+            "completeness": self.completeness,
             "timings": dict(self.timings),
             "engine": self.engine,
             "precision": self.precision,
@@ -104,15 +108,7 @@ class Explanation:
         writers: Mapping[str, Callable[[], bytes]] = {".png": self._png, ".npz": self._npz, ".json": self._json}
         if path.suffix.lower() not in writers:
             raise SaveError(f"{path.name!r} does not say how to save it: use one of the suffixes {', '.join(writers)}.")
-        content = writers[path.suffix.lower()]()
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except OSError as error:
-            raise SaveError(f"{path} could not be written: {error.strerror or error}. Choose another place.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        save(path, writers[path.suffix.lower()]())
 
     def _png(self) -> bytes:
         buffer = io.BytesIO()

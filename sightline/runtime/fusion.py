@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.kernels import Kernels
-from sightline.runtime.batching import Scored
+from sightline.runtime.masks import Scored
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,14 @@ def normalised(map: Doubles, kernels: Kernels) -> Doubles | None:
     return kernels.rescale(map, low, high)
 
 
-def fuse(layer_maps: Sequence[Doubles], size: tuple[int, int], kernels: Kernels) -> Doubles:
+def fuse(layer_maps: Sequence[Doubles], size: tuple[int, int], kernels: Kernels, width: float = 0.0) -> Doubles:
     """E_1 = V_1, E_b = (E_{b−1} + V_b) ⊙ [V_b >= otsu(V_b)], then min–max: H×W in [0, 1].
 
     Args:
         layer_maps: V_b from shallow to deep, none of them constant.
         size: (H, W), for the map of zeros where there is no layer map at all.
         kernels: work where the maps are.
+        width: where over 0, σ((V_b − otsu(V_b)) / width) takes the place of the bracket.
     """
     if not layer_maps:
         return kernels.zeros(*size)
@@ -52,13 +53,13 @@ def fuse(layer_maps: Sequence[Doubles], size: tuple[int, int], kernels: Kernels)
     for layer in layer_maps[1:]:
         threshold = kernels.otsu(layer)
         assert threshold is not None  # a map with 0 and 1 in it can be split
-        fused = kernels.fuse(fused, layer, threshold)
+        fused = kernels.fuse(fused, layer, threshold, width)
     result = normalised(fused, kernels)
     return kernels.zeros(*size) if result is None else result
 
 
 def fuse_blocks(
-    blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels
+    blocks: Mapping[str, Scored], size: tuple[int, int], kernels: Kernels, width: float = 0.0
 ) -> tuple[Doubles, dict[str, Doubles]]:
     """The fused map and the layer maps, by block, of one image, on the host.
 
@@ -73,5 +74,5 @@ def fuse_blocks(
             layer_maps[name] = layer
     if not layer_maps:
         logger.warning("no block has anything to show for this class: the saliency map is all zero")
-    fused = fuse(list(layer_maps.values()), size, kernels)
+    fused = fuse(list(layer_maps.values()), size, kernels, width)
     return kernels.to_host(fused), {name: kernels.to_host(layer) for name, layer in layer_maps.items()}

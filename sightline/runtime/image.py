@@ -57,6 +57,13 @@ def prepare(image: ImageLike, expected: ImageInput) -> Prepared:
     raise ImageError(f"an array of {image.dtype} has no defined range of pixels: {_ACCEPTED}.")
 
 
+def network_input(image: ImageLike, expected: ImageInput) -> npt.NDArray[np.float32]:
+    """The array of :func:`prepare` alone: for a float array no picture is drawn."""
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        return _as_layout(_checked(image, expected), expected)
+    return prepare(image, expected).array
+
+
 def _open(path: Path) -> Image.Image:
     try:
         image: Image.Image = Image.open(path)
@@ -119,7 +126,8 @@ def _from_pixels(pixels: npt.NDArray[Any], expected: ImageInput) -> Prepared:
     return Prepared(_normalise(np.stack(planes, axis=2), expected), picture)
 
 
-def _from_preprocessed(array: npt.NDArray[Any], expected: ImageInput) -> Prepared:
+def _checked(array: npt.NDArray[Any], expected: ImageInput) -> npt.NDArray[np.float32]:
+    """A float array C×H×W that is preprocessed already -> H×W×C."""
     if array.shape != expected.shape:
         channels, height, width = expected.shape
         raise ImageError(
@@ -132,7 +140,11 @@ def _from_preprocessed(array: npt.NDArray[Any], expected: ImageInput) -> Prepare
     if not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise ImageError(f"{bad} of {array.size} values are NaN or infinite: repair the image before explaining it.")
-    array = np.moveaxis(array, 0, 2)
+    return np.moveaxis(array, 0, 2)
+
+
+def _from_preprocessed(array: npt.NDArray[Any], expected: ImageInput) -> Prepared:
+    array = _checked(array, expected)
     mean, std = np.asarray(expected.mean, np.float32), np.asarray(expected.std, np.float32)
     pixels = (array * std + mean) * np.float32(255 / expected.range)
     if expected.channels not in (1, 3):

@@ -1,9 +1,11 @@
-"""Attribution masks of a block: kept at low resolution, they become pixels only in the engine's input buffer."""
+"""Masks of one image: kept at low resolution, they become pixels only in the engine's input buffer."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +24,19 @@ _FLAT = 4 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True, eq=False)
 class MaskSet:
-    """The masks M_k = scale_k·up(A_k) + shift_k of one block, for one image and one class.
+    """The masks M_k = scale_k·up(A_k) + shift_k of one block, for one image.
 
     ``image``, ``maps`` and ``affine`` are arrays of the device that the kernels work on.
     """
+
+    numbers: Indices
+    """Which of the block's maps these are: K, on the host."""
 
     image: Floats
     """C×H×W or H×W×C, preprocessed."""
     layout: Layout
     size: tuple[int, int]
     """(H, W)."""
-    target: int
     maps: Floats
     """A_k: K×h×w."""
     affine: Floats
@@ -44,9 +48,65 @@ class MaskSet:
     def __len__(self) -> int:
         return len(self.maps)
 
+    def stretch(self, begin: int, end: int) -> MaskSet:
+        """The masks from ``begin`` up to ``end``, without a copy."""
+        if (begin, end) == (0, len(self)):
+            return self
+        part = slice(begin, end)
+        window = self.window and self.window._replace(offsets=self.window.offsets[part])
+        return replace(
+            self,
+            numbers=self.numbers[part],
+            maps=self.maps[part],
+            affine=self.affine[part],
+            sums=self.sums[part],
+            window=window,
+        )
+
+    def subset(self, places: Indices, kernels: Kernels) -> MaskSet:
+        """Copies of the masks at these places, in that order."""
+
+        def picked(few: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return kernels.to_device(kernels.to_host(few)[places])
+
+        window = self.window and self.window._replace(offsets=picked(self.window.offsets))
+        return replace(
+            self,
+            numbers=self.numbers[places],
+            maps=kernels.take(self.maps, places),
+            affine=picked(self.affine),
+            sums=self.sums[places],
+            window=window,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Masks of one block and what one target makes of the image behind each: p_c, or z_c, or a function of them."""
+
+    masks: MaskSet
+    scores: npt.NDArray[np.float64]
+    """K, on the host; 0 for a mask that this target did not choose. Under a budget some are predictions."""
+    whole: float = 0.0
+    """What the target makes of the whole image."""
+
+
+def feature_masks(attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
+    """The chosen maps of every block as masks; a block whose maps are all constant is left out and logged."""
+    sets = {}
+    for block in attributions.blocks:
+        if (name := block.block.name) not in chosen:
+            continue
+        masks = mask_set(attributions, block, chosen[name], kernels)
+        if len(masks):
+            sets[name] = masks
+        else:
+            logger.info("block %s left out: its maps are constant", name)
+    return sets
+
 
 def mask_set(attributions: Attributions, block: BlockAttributions, kept: Indices, kernels: Kernels) -> MaskSet:
-    """Normalise the kept maps of a block to masks in [0, 1] (SISE, §3.2).
+    """Normalise maps of a block to masks in [0, 1], in the order given (SISE, §3.2).
 
     Constant maps would give masks of zeros and are left out: that loses nothing.
 
@@ -66,13 +126,14 @@ def mask_set(attributions: Attributions, block: BlockAttributions, kept: Indices
     varied = np.flatnonzero(spread > _FLAT * np.maximum(abs(minima), abs(maxima)))
     if len(varied) < len(spread):
         logger.debug("block %s: %d constant maps skipped", block.block.name, len(spread) - len(varied))
-        maps, minima, spread, totals = kernels.take(maps, varied), minima[varied], spread[varied], totals[varied]
+        maps, kept = kernels.take(maps, varied), kept[varied]
+        minima, spread, totals = minima[varied], spread[varied], totals[varied]
     height, width = size
     return MaskSet(
+        numbers=kept,
         image=kernels.to_device(attributions.image),
         layout=attributions.layout,
         size=size,
-        target=attributions.target,
         maps=maps,
         affine=kernels.to_device(np.stack([1 / spread, -minima / spread], axis=1).astype(np.float32)),
         # No less than the one pixel where M_k = 1: rounding must not take it to zero.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
-from sightline.runtime.masks import MaskSet
+from sightline.runtime.masks import MaskSet, Scored
+from sightline.runtime.selection import Choice, Indices
 
 Doubles = npt.NDArray[np.float64]
 Output = Literal["probabilities", "logits"]
@@ -22,12 +22,13 @@ Maps = tuple[Doubles, dict[str, Doubles]]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a method does with one image."""
+    """What a method does with one image, for one target."""
 
-    sets: Mapping[str, MaskSet]
+    choices: Mapping[str, Choice]
     """The masks to score, by block, from shallow to deep; blocks without any are absent."""
     explain: Callable[[Mapping[str, Scored]], Maps]
-    """From the scores of the sets, by the same names, to the maps."""
+    """From the scored masks, by the same names, to the maps. Blocks and masks may be missing: they were constant, or
+    a budget ended before them."""
 
 
 class Method(Protocol):
@@ -40,8 +41,21 @@ class Method(Protocol):
     rivals: ClassVar[bool]
     """Whether the gradients are those of the log-odds of p_c, or of the bare logit z_c."""
 
+    @property
+    def predict(self) -> bool:
+        """Whether, under a budget, the scores of the masks left out are predicted from those of masks like them."""
+
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
-        """Choose the masks for one image and class.
+        """Choose the masks for one image and target.
 
         The arrays of ``attributions`` are overwritten by the next pass, so what is kept of them is copied.
+        """
+
+    def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
+        """Make the chosen masks of an image, in the order chosen; whatever the target, a mask is the same.
+
+        Args:
+            attributions: of the image, for any target.
+            chosen: numbers of masks, by block.
+            kernels: of the device that the masked passes run on.
         """

@@ -11,10 +11,13 @@ import numpy as np
 from sightline.errors import MethodError
 from sightline.kernels import Kernels, Window
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
 from sightline.runtime.fusion import normalised
-from sightline.runtime.masks import MaskSet
+from sightline.runtime.masks import MaskSet, Scored
 from sightline.runtime.method import Maps, Output, Plan
+from sightline.runtime.selection import Choice, Indices
+
+_MASKS = "masks"
+"""The name of the one set, which belongs to no block."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class RISE:
     name: ClassVar[str] = "rise"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    predict: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, least in (("passes", 1), ("cells", 1), ("seed", 0)):
@@ -48,26 +52,33 @@ class RISE:
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         """N masks, whatever the network's features, and the mean of the masks weighted by their scores."""
+        size = attributions.size
+
+        def explain(scored: Mapping[str, Scored]) -> Maps:
+            masks, scores = scored[_MASKS].masks, scored[_MASKS].scores
+            assert masks.window is not None
+            weights = kernels.to_device(scores / (len(masks) * self.share))
+            map = normalised(kernels.accumulate(masks.maps, weights, size, masks.window), kernels)
+            return kernels.to_host(kernels.zeros(*size) if map is None else map), {}
+
+        return Plan({_MASKS: Choice(np.arange(self.passes), np.ones(self.passes))}, explain)
+
+    def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
+        """The grids, and where in them the image lies. All are drawn, so that mask i is the same in any choice."""
         random = np.random.default_rng(self.seed)
         grids = (random.random((self.passes, self.cells, self.cells)) < self.share).astype(np.float32)
         cell = [-(-side // self.cells) for side in attributions.size]
         offsets = random.integers(0, cell, (self.passes, 2))
         height, width = ((self.cells + 1) * side for side in cell)
-        window = Window((height, width), kernels.to_device(offsets.astype(np.int32)))
+        numbers = chosen[_MASKS]
         masks = MaskSet(
+            numbers=numbers,
             image=kernels.to_device(attributions.image),
             layout=attributions.layout,
             size=attributions.size,
-            target=attributions.target,
-            maps=kernels.to_device(grids),
-            affine=kernels.to_device(np.tile(np.array([1, 0], np.float32), (self.passes, 1))),
-            sums=np.ones(self.passes),
-            window=window,
+            maps=kernels.to_device(grids[numbers]),
+            affine=kernels.to_device(np.tile(np.array([1, 0], np.float32), (len(numbers), 1))),
+            sums=np.ones(len(numbers)),
+            window=Window((height, width), kernels.to_device(offsets[numbers].astype(np.int32))),
         )
-
-        def explain(scored: Mapping[str, Scored]) -> Maps:
-            weights = kernels.to_device(scored["masks"].scores / (self.passes * self.share))
-            map = normalised(kernels.accumulate(masks.maps, weights, masks.size, window), kernels)
-            return kernels.to_host(kernels.zeros(*masks.size) if map is None else map), {}
-
-        return Plan({"masks": masks}, explain)
+        return {_MASKS: masks}

@@ -10,10 +10,10 @@ import numpy as np
 
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
-from sightline.runtime.batching import Scored
 from sightline.runtime.cam import chosen_block, drawn
-from sightline.runtime.masks import mask_set
+from sightline.runtime.masks import MaskSet, Scored, feature_masks
 from sightline.runtime.method import Maps, Output, Plan
+from sightline.runtime.selection import Choice, Indices
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,25 @@ class ScoreCAM:
     name: ClassVar[str] = "score-cam"
     output: ClassVar[Output] = "logits"
     rivals: ClassVar[bool] = False
+    predict: ClassVar[bool] = False
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
-        """A mask of every varied map of the block, and ReLU(Σ_k w_k·A_k)."""
-        block = chosen_block(attributions, self.block)
-        masks = mask_set(attributions, block, np.arange(block.block.channels), kernels)
+        """Every map of the block, and ReLU(Σ_k w_k·A_k)."""
+        block, alpha, size = (found := chosen_block(attributions, self.block)).block, found.alpha, attributions.size
+        # Under a budget: those that raise the class first, but none is left out for its gradient.
+        rank = np.argsort(np.argsort(alpha, kind="stable"), kind="stable")
+        choice = Choice(np.arange(block.channels), (rank + 1) / block.channels)
 
         def explain(scored: Mapping[str, Scored]) -> Maps:
             if not scored:
-                return drawn(np.zeros((block.block.height, block.block.width)), attributions.size, kernels)
-            logits = scored[block.block.name].scores
+                return drawn(np.zeros((block.height, block.width)), size, kernels)
+            logits = scored[block.name].scores
             weights = np.exp(logits - logits.max())
-            blended = kernels.aggregate(masks.maps, kernels.to_device(weights / weights.sum()))
-            return drawn(kernels.to_host(blended), attributions.size, kernels)
+            blended = kernels.aggregate(scored[block.name].masks.maps, kernels.to_device(weights / weights.sum()))
+            return drawn(kernels.to_host(blended), size, kernels)
 
-        return Plan({block.block.name: masks} if len(masks) else {}, explain)
+        return Plan({block.name: choice}, explain)
+
+    def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
+        """The maps themselves, normalised."""
+        return feature_masks(attributions, chosen, kernels)

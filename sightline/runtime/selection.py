@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from sightline.errors import MethodError
 from sightline.kernels import Kernels
 
 Indices = npt.NDArray[np.intp]
+Doubles = npt.NDArray[np.float64]
 
 
-def above_share(alpha: npt.NDArray[np.floating], mu: float) -> Indices:
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Masks of one block that are worth a pass."""
+
+    numbers: Indices
+    """Which they are: K of them, each once."""
+    worth: Doubles
+    """What each is worth, over 0: K. A budget goes to the worthiest first, whatever their block."""
+
+
+def check_share(mu: float) -> None:
+    """Refuse a μ that is none.
+
+    Raises:
+        MethodError: it is not in [0, 1).
+    """
+    if not isinstance(mu, (int, float)) or not 0 <= mu < 1:
+        raise MethodError(f"mu={mu!r} is out of range: choose 0 <= mu < 1, for example 0.3.")
+
+
+def above_share(alpha: npt.NDArray[np.floating], mu: float) -> Choice:
     """Keep k where α_k > μ·β and α_k > 0, β = max_k α_k (SISE, §3.2). Nothing is kept where β <= 0.
 
     Args:
@@ -18,13 +42,14 @@ def above_share(alpha: npt.NDArray[np.floating], mu: float) -> Indices:
         mu: μ in [0, 1).
 
     Returns:
-        The indices kept, ascending.
+        The maps kept, each worth α_k/β.
     """
     alpha = alpha.astype(np.float64)
-    return np.flatnonzero((alpha > mu * alpha.max()) & (alpha > 0))
+    numbers = np.flatnonzero((alpha > mu * alpha.max()) & (alpha > 0))
+    return Choice(numbers, alpha[numbers] / alpha.max())
 
 
-def above_otsu(alpha: npt.NDArray[np.floating], kernels: Kernels) -> Indices:
+def above_otsu(alpha: npt.NDArray[np.floating], kernels: Kernels) -> Choice:
     """Keep k where α_k/β reaches Otsu's threshold over the positive α_k/β (Ada-SISE, §2).
 
     With two or fewer positive maps, or ratios that cannot be split, all positive ones are kept.
@@ -34,12 +59,13 @@ def above_otsu(alpha: npt.NDArray[np.floating], kernels: Kernels) -> Indices:
         kernels: compute the threshold.
 
     Returns:
-        The indices kept, ascending.
+        The maps kept, each worth α_k/β.
     """
     positive = above_share(alpha, 0.0)
-    if positive.size <= 2:
+    if positive.numbers.size <= 2:
         return positive
-    ratios = alpha[positive].astype(np.float64)
-    ratios /= ratios.max()
-    threshold = kernels.otsu(kernels.to_device(ratios))
-    return positive if threshold is None else positive[ratios >= threshold]
+    threshold = kernels.otsu(kernels.to_device(positive.worth))
+    if threshold is None:
+        return positive
+    above = positive.worth >= threshold
+    return Choice(positive.numbers[above], positive.worth[above])

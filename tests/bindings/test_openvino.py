@@ -67,14 +67,19 @@ def test_a_pass_reads_and_writes_the_same_buffers(graph: Path) -> None:
 @pytest.mark.parametrize("target", [-1, 3])
 @pytest.mark.parametrize("rivals", [0.0, 1.0])
 def test_the_attribution_pass_agrees_with_onnx_runtime(target: int, rivals: float) -> None:
-    inputs = {"x": images(1), "target": np.array([target]), "rivals": np.array([rivals], np.float32)}
+    inputs = {
+        "x": images(1),
+        "target": np.array([target]),
+        "seed": np.zeros((1, 5), np.float32),
+        "rivals": np.array([rivals], np.float32),
+    }
     found, expected = (outputs(ATTRIBUTION, engine, inputs) for engine in ("openvino", "onnxruntime-cpu"))
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name].shape == value.shape
         assert found[name].dtype == value.dtype
         assert np.linalg.norm(found[name] - value) <= 1e-4 * np.linalg.norm(value), name
-        assert np.linalg.norm(value) > 0 or name == "rivals", name
+        assert np.linalg.norm(value) > 0 or name in ("rivals", "seed"), name
 
 
 def test_the_classifier_agrees_with_onnx_runtime() -> None:

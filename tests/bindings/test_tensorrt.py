@@ -117,7 +117,12 @@ def test_passes_agree_with_onnx_runtime(open_: Open) -> None:
 
 def test_the_attribution_pass_agrees_with_onnx_runtime(open_: Open) -> None:
     image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
-    feed = {"x": image, "target": np.array([3]), "rivals": np.array([1], np.float32)}
+    feed = {
+        "x": image,
+        "target": np.array([3]),
+        "seed": np.zeros((1, 5), np.float32),
+        "rivals": np.array([1], np.float32),
+    }
     with open_(ATTRIBUTION, {}) as engine:
         assert engine.buffers["target"].dtype == np.int64
         for name, value in feed.items():

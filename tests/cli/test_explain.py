@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_every_format(bundle: Path, images: list[Path], folder: Path) -> None:
 def test_json_lines(bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(bundle), *map(str, images), "--json", "--target", "scratch", "--mu", "0.3"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["target"], first["label"], first["parameters"]) == (1, "scratch", {"mu": 0.3})
+    assert (first["target"], first["label"], first["parameters"]) == (1, "scratch", {"mu": 0.3, "predict": True})
     assert [first["file"], second["file"]] == [str(image) for image in images]
     assert Path(second["written"][0]).is_file()
 
@@ -59,6 +60,29 @@ def test_targets(
 ) -> None:
     assert main(["explain", str(bundle), str(images[0]), "--target", target, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"] == expected
+
+
+def test_several_targets_have_a_picture_each(
+    bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(bundle), str(images[0]), "--target", "scratch", "--target", "3", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["target"] for one in found] == [1, 2]
+    assert found[0]["passes"] == found[1]["passes"]
+    assert all(Path(one["written"][0]).is_file() for one in found)
+    assert found[0]["written"][0].endswith(".sise.1-scratch.png")
+
+
+def test_a_budget(bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for budget in (["--max-passes", "3"], ["--deadline", "1e-9", "--batch-size", "3"]):
+        assert main(["explain", str(bundle), str(images[0]), *budget]) == 0
+        assert re.search(r": \w+ 0\.\d+, 3 passes, .* s, \d+% complete", capsys.readouterr().out)
+
+
+def test_presets(bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, mu in ((["--preset", "speed"], 0.5), (["--preset", "balance", "--mu", "0.1"], 0.1)):
+        assert main(["explain", str(bundle), str(images[0]), "--json", *arguments]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"] == {"mu": mu, "predict": True}
 
 
 @pytest.mark.parametrize("target", ["rust", "7"])

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sightline.bundle import RIVALS, TARGET, Bundle
+from sightline.bundle import RIVALS, SEED, SEEDED, TARGET, Bundle
 from sightline.exporter import export
 from tests.reference import Gradients, seeded_gradient
 from tests.zoo import FAMILIES, Family
@@ -58,10 +58,18 @@ def run(path: Path, feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
 
 
 def attribute(
-    bundle: Bundle, image: npt.NDArray[np.float32], target: int = -1, rivals: float = 1.0
+    bundle: Bundle,
+    image: npt.NDArray[np.float32],
+    target: int = -1,
+    rivals: float = 1.0,
+    seed: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """One pass of ``attribution.onnx``: image 1×C×H×W."""
-    feeds: dict[str, npt.NDArray[Any]] = {bundle.input.name: image, TARGET: np.array([target])}
+    """One pass of ``attribution.onnx``: image 1×C×H×W. A seed, 1×K, takes the place of the target."""
+    feeds: dict[str, npt.NDArray[Any]] = {
+        bundle.input.name: image,
+        TARGET: np.array([target if seed is None else SEEDED]),
+        SEED: np.full((1, bundle.classes), np.nan, np.float32) if seed is None else seed,
+    }
     if bundle.manifest.activation == "softmax":
         feeds[RIVALS] = np.array([rivals], np.float32)
     return run(bundle.attribution, feeds)

@@ -176,7 +176,8 @@ def test_a_batch_of_one_baked_into_the_file_becomes_free(tmp_path: Path, opset: 
 
 
 @pytest.mark.parametrize(
-    "name", ["logits", "probabilities", "target", "rivals", "features.0", "gradient.1", "data:0", "input", "a b/c"]
+    "name",
+    ["logits", "probabilities", "target", "seed", "rivals", "features.0", "gradient.1", "data:0", "input", "a b/c"],
 )
 def test_the_input_may_be_named_anything(tmp_path: Path, name: str) -> None:
     made = export(Cnn(image=name).save(tmp_path), tmp_path / "a.sightline")
@@ -184,7 +185,9 @@ def test_the_input_may_be_named_anything(tmp_path: Path, name: str) -> None:
     assert made.input.name not in {bundle.LOGITS, bundle.PROBABILITIES, bundle.TARGET, bundle.RIVALS}
 
 
-@pytest.mark.parametrize("name", ["logits", "probabilities", "target", "rivals", "features.0", "alpha.1", "output:0"])
+@pytest.mark.parametrize(
+    "name", ["logits", "probabilities", "target", "seed", "rivals", "features.0", "alpha.1", "output:0"]
+)
 def test_the_output_may_be_named_anything(tmp_path: Path, name: str) -> None:
     assert_works(export(Cnn(output=name).save(tmp_path), tmp_path / "a.sightline"))
 
@@ -517,6 +520,6 @@ def test_a_relu_gradient_without_its_mask_is_caught_by_the_self_check(
 def test_the_figures_of_the_self_check_stand_in_the_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="sightline"):
         made = export(Cnn().save(tmp_path), tmp_path / "a.sightline")
-    assert set(made.manifest.checks) == {"classifier", "gradient.0", "gradient.1"}
+    assert set(made.manifest.checks) == {"classifier", "gradient.0", "gradient.1", "stage.0", "stage.1"}
     assert made.manifest.checks["classifier"] < 1e-5
     assert "self-check" in caplog.text

@@ -145,6 +145,18 @@ def test_rivals_weighs_the_other_classes(
     assert relative_error(got[bundle.blocks[0].gradient], want.numpy()) <= TOLERANCE
 
 
+def test_any_function_of_the_logits_can_be_seeded(bundle: Bundle, small: torch.nn.Module, image: torch.Tensor) -> None:
+    seed = np.random.default_rng(5).normal(size=(1, 7)).astype(np.float32)
+    got = attribute(bundle, image.numpy(), seed=seed)
+    module, x = small.double(), image.double()
+    with torch.enable_grad():
+        maps = module.get_submodule("first")(x).requires_grad_()
+        (z,) = module.get_submodule("head")(module.get_submodule("second")(maps).mean((2, 3)))
+        (want,) = torch.autograd.grad(z @ torch.from_numpy(seed[0]).double(), maps)
+    small.float()
+    assert relative_error(got[bundle.blocks[0].gradient], want.numpy()) <= TOLERANCE
+
+
 def test_the_seed_is_the_probability_gradient_up_to_a_factor(
     bundle: Bundle, small: torch.nn.Module, image: torch.Tensor
 ) -> None:

@@ -2,6 +2,7 @@
 // other. Fibres make __syncthreads a real barrier; every block visits its threads in the opposite order of the last one,
 // so that a missing barrier shows.
 #pragma once
+#include <cmath>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>

@@ -53,7 +53,12 @@ def test_the_classifier_agrees_with_the_cpu(engine: str) -> None:
 
 
 def test_the_attribution_pass_agrees_with_the_cpu_in_float32() -> None:
-    inputs = {"x": images(1), "target": np.array([-1]), "rivals": np.ones(1, np.float32)}
+    inputs = {
+        "x": images(1),
+        "target": np.array([-1]),
+        "seed": np.zeros((1, 5), np.float32),
+        "rivals": np.ones(1, np.float32),
+    }
     expected = reference(ATTRIBUTION, inputs)
     with open_engine(ATTRIBUTION, usable("onnxruntime-cuda", "fp32"), shapes={"x": (1, 3, 224, 224)}) as gpu:
         for name, value in inputs.items():

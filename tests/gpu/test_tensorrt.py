@@ -68,7 +68,12 @@ def test_tensorfloat_32_is_forbidden_in_float32(folder: Path, precision: Precisi
 
 
 def test_the_attribution_pass_agrees_with_onnx_runtime(folder: Path) -> None:
-    feed = {"x": images(0)[:1], "target": np.array([3]), "rivals": np.array([1], np.float32)}
+    feed = {
+        "x": images(0)[:1],
+        "target": np.array([3]),
+        "seed": np.zeros((1, 5), np.float32),
+        "rivals": np.array([1], np.float32),
+    }
     with TensorRt(ATTRIBUTION, {}, cache=folder) as engine:
         for name, value in feed.items():
             engine.buffers[name].set(value, stream=engine.stream)  # type: ignore[attr-defined]

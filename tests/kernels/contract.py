@@ -144,6 +144,11 @@ class KernelsContract(MaskContract):
         assert kernels.to_host(rescaled).tolist() == expected.tolist()
         fused = kernels.to_host(kernels.fuse(rescaled, kernels.to_device(layer), 0.5))
         assert fused.tolist() == ((expected + layer) * (layer >= 0.5)).tolist()
+        for width in (1e-4, 0.05, 1.0):
+            gated = kernels.to_host(kernels.fuse(rescaled, kernels.to_device(layer), 0.5, width))
+            with np.errstate(over="ignore"):
+                gate = 1 / (1 + np.exp(-(layer - 0.5) / width))
+            np.testing.assert_allclose(gated, (expected + layer) * gate, rtol=1e-12, atol=1e-300)
 
     @pytest.mark.parametrize("seed", range(12))
     def test_otsu_is_that_of_the_cpu(self, kernels: GpuKernels, seed: int) -> None:

@@ -41,11 +41,15 @@ def random(*shape: int, seed: int = 0, low: float = -1) -> npt.NDArray[np.float3
     return np.random.default_rng([seed, *shape]).uniform(low, 1, shape).astype(np.float32)
 
 
-def up(maps: Array, size: Size) -> Array:
+def up(maps: Array, size: Size, mirrored: bool = False) -> Array:
     """Bilinear interpolation with half-pixel centres: hat functions, as two matrices."""
 
     def hats(source: int, target: int) -> Array:
-        position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+        position = (np.arange(target) + 0.5) * source / target - 0.5
+        if mirrored:
+            position = np.where(position < 0, -position, position)
+            position = np.where(position > source - 1, 2 * (source - 1) - position, position)
+        position = np.clip(position, 0, source - 1)
         return np.maximum(0, 1 - abs(position[:, None] - np.arange(source)))
 
     y, x = hats(maps.shape[1], size[0]), hats(maps.shape[2], size[1])
@@ -57,7 +61,7 @@ def cut(maps: Array, size: Size, window: Window | None) -> Array:
     """The upsampled maps, or their windows."""
     if window is None:
         return up(maps, size)
-    full, places = up(maps, window.size), window.offsets.tolist()
+    full, places = up(maps, window.size, mirrored=True), window.offsets.tolist()
     return np.stack([f[y : y + size[0], x : x + size[1]] for f, (y, x) in zip(full, places, strict=True)])
 
 

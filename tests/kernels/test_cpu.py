@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from sightline.errors import EngineError
 from sightline.kernels import CpuKernels, Window, kernels_for
 from sightline.kernels.protocol import Layout
+from tests import reference
 from tests.reference import otsu
 
 Array = npt.NDArray[Any]
@@ -99,8 +100,9 @@ def windows(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], tuple[int, int], 
 
 
 def cut(maps: Array, size: tuple[int, int], window: Window) -> Array:
-    full = zip(up(maps, window.size), window.offsets, strict=True)
-    return np.stack([values[y : y + size[0], x : x + size[1]] for values, (y, x) in full])
+    full = [reference.mirrored(map, window.size).numpy() for map in torch.from_numpy(maps.astype(np.float64))]
+    places = zip(full, window.offsets, strict=True)
+    return np.stack([values[y : y + size[0], x : x + size[1]] for values, (y, x) in places])
 
 
 @given(windows(), st.sampled_from(get_args(Layout)))
@@ -202,6 +204,8 @@ def test_small_steps() -> None:
     assert (scaled.min(), scaled.max()) == (0, 1)
     fused = KERNELS.fuse(host, scaled, 0.5)
     assert fused.tolist() == np.where(scaled >= 0.5, host + scaled, 0).tolist()
+    gated = KERNELS.fuse(host, scaled, 0.5, 0.1)
+    np.testing.assert_allclose(gated, (host + scaled) * torch.from_numpy((scaled - 0.5) / 0.1).sigmoid().numpy())
 
 
 def test_only_known_devices_have_kernels() -> None:

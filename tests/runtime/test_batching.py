@@ -16,7 +16,7 @@ from sightline.bindings import Engine
 from sightline.bindings.engine import Device, Precision
 from sightline.errors import EngineError, OutOfMemoryError
 from sightline.kernels import CpuKernels
-from sightline.runtime.batching import MaskedPasses
+from sightline.runtime.batching import Doubles, MaskedPasses, Scorer, Task
 from sightline.runtime.masks import MaskSet
 
 SIDE = 6
@@ -51,60 +51,68 @@ class Recording:
     ) -> None: ...
 
 
-def mask_set(count: int, seed: int = 0, target: int = 0) -> MaskSet:
+def second(probabilities: Doubles) -> Doubles:
+    return probabilities[:, 1]
+
+
+SCORERS: tuple[tuple[Scorer, ...], ...] = ((0,), (1, 0), (second, 0, 1))
+
+
+def task(count: int, seed: int = 0, *scorers: Scorer) -> Task:
     random = np.random.default_rng(seed)
-    return MaskSet(
+    masks = MaskSet(
+        numbers=np.arange(count),
         image=random.normal(size=(1, SIDE, SIDE)).astype(np.float32),
         layout="NCHW",
         size=(SIDE, SIDE),
-        target=target,
         maps=random.uniform(size=(count, 3, 3)).astype(np.float32),
         affine=random.uniform(size=(count, 2)).astype(np.float32),
         sums=np.ones(count),
     )
+    return Task(masks, scorers or (0,))
 
 
 def passes_on(engine: Engine) -> MaskedPasses:
     return MaskedPasses(lambda batch_size: engine, len(engine.buffers["x"]), "x")
 
 
-def one_by_one(masks: MaskSet) -> list[float]:
-    scores = []
+def one_by_one(task: Task) -> list[list[float]]:
+    masks, scores = task.masks, []
     for k in range(len(masks)):
         masked = np.empty((1, 1, SIDE, SIDE), np.float32)
         CpuKernels().mask_into(masked, masks.image, masks.maps[k : k + 1], masks.affine[k : k + 1])
-        scores.append(float(masked.sum()) * (masks.target + 1))
-    return scores
+        scores.append(float(masked.sum()))
+    return [[score * (2 if scorer in (1, second) else 1) for score in scores] for scorer in task.scorers]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 7))
 def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int], batch_size: int) -> None:
-    sets = [mask_set(count, seed, seed % 2) for seed, count in enumerate(counts)]
+    tasks = [task(count, seed, *SCORERS[seed % len(SCORERS)]) for seed, count in enumerate(counts)]
     engine = Recording(batch_size)
-    scored = list(passes_on(engine).score(sets))
-    assert [found.masks for found in scored] == sets
+    scored = list(passes_on(engine).score(tasks))
+    assert [found.task for found in scored] == tasks
     for found in scored:
-        np.testing.assert_allclose(found.scores, one_by_one(found.masks), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.scores, one_by_one(found.task), rtol=1e-4, atol=1e-4)
     assert len(engine.batches) == -(-sum(counts) // batch_size)
 
 
 def test_the_last_batch_is_padded_with_zeros_and_not_shrunk() -> None:
     engine = Recording(4)
-    list(passes_on(engine).score([mask_set(5)]))
+    list(passes_on(engine).score([task(5)]))
     assert [batch.shape[0] for batch in engine.batches] == [4, 4]
     assert engine.batches[1][0].any()
     assert not engine.batches[1][1:].any()
 
 
-def test_sets_are_drawn_only_when_the_batch_has_room() -> None:
+def test_tasks_are_drawn_only_when_the_batch_has_room() -> None:
     drawn = []
 
-    def sets() -> Iterator[MaskSet]:
+    def tasks() -> Iterator[Task]:
         for seed in range(4):
             drawn.append(seed)
-            yield mask_set(4, seed)
+            yield task(4, seed)
 
-    scores = passes_on(Recording(4)).score(sets())
+    scores = passes_on(Recording(4)).score(tasks())
     next(scores)
     assert drawn == [0]
     next(scores)
@@ -113,7 +121,7 @@ def test_sets_are_drawn_only_when_the_batch_has_room() -> None:
 
 def test_progress_counts_masks_not_padding() -> None:
     counts: list[int] = []
-    list(passes_on(Recording(4)).score([mask_set(3), mask_set(3)], counts.append))
+    list(passes_on(Recording(4)).score([task(3), task(3)], counts.append))
     assert counts == [4, 2]
 
 
@@ -123,10 +131,10 @@ def test_a_network_that_answers_nan_is_an_error() -> None:
             self.buffers["probabilities"][:] = np.nan
 
     with pytest.raises(EngineError, match="NaN"):
-        list(passes_on(Broken(4)).score([mask_set(3)]))
+        list(passes_on(Broken(4)).score([task(3)]))
 
 
-def test_no_sets_no_pass() -> None:
+def test_no_tasks_no_pass() -> None:
     engine = Recording(4)
     assert list(passes_on(engine).score([])) == []
     assert engine.batches == []
@@ -154,7 +162,7 @@ class Small(Recording):
 @pytest.mark.parametrize("at_once", [True, False])
 @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=5), room=st.integers(1, 20))
 def test_a_batch_without_room_is_halved_and_no_mask_is_lost(at_once: bool, counts: list[int], room: int) -> None:
-    sets = [mask_set(count, seed, seed % 2) for seed, count in enumerate(counts)]
+    tasks = [task(count, seed, *SCORERS[seed % len(SCORERS)]) for seed, count in enumerate(counts)]
     opened: list[Small] = []
 
     def open_batch(batch_size: int) -> Small:
@@ -163,10 +171,10 @@ def test_a_batch_without_room_is_halved_and_no_mask_is_lost(at_once: bool, count
 
     advanced: list[int] = []
     passes = MaskedPasses(open_batch, 16, "x")
-    scored = list(passes.score(sets, advanced.append))
-    for found, masks in zip(scored, sets, strict=True):
-        assert found.masks is masks
-        np.testing.assert_allclose(found.scores, one_by_one(masks), rtol=1e-4, atol=1e-4)
+    scored = list(passes.score(tasks, advanced.append))
+    for found, given_ in zip(scored, tasks, strict=True):
+        assert found.task is given_
+        np.testing.assert_allclose(found.scores, one_by_one(given_), rtol=1e-4, atol=1e-4)
     assert sum(advanced) == sum(counts)
     assert not opened[-1].closed
     assert all(engine.closed for engine in opened[:-1])

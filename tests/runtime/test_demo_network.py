@@ -42,6 +42,7 @@ def test_the_demo_agrees_with_the_reference(network: SurfaceNet, name: str, meth
     with Explainer(demo.BUNDLE, method) as explainer:
         got = explainer(sample.image)
         image = torch.from_numpy(prepare(sample.image, explainer.bundle.input).array)[None]
+    assert got.target is not None
     mu = method.mu if isinstance(method, SISE) else 0.0
     want = reference.explain(network, image, got.target, TAPS, mu=mu, adaptive=isinstance(method, AdaSISE))
     assert got.passes == want.passes > 20

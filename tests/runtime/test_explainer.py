@@ -52,6 +52,7 @@ def test_agrees_with_the_formulas(method: Method, seed: int, tmp_path: Path) -> 
             logits = network.double()(torch.from_numpy(image)[None].double())[0]
             assert target is not None or found.target == logits.argmax()
             assert found.score == pytest.approx(torch.softmax(logits, 0)[found.target].item(), rel=1e-5)
+            assert found.target is not None
             formula = expected(network, image, found.target, method)
             assert found.passes == formula.passes
             maps = [layer.map for layer in formula.layers]
@@ -65,7 +66,7 @@ def test_agrees_with_the_formulas(method: Method, seed: int, tmp_path: Path) -> 
 def test_facts_of_the_explanation(explainer: Explainer, bundle: Bundle) -> None:
     found = explainer(tiny.image(), "pit")
     assert (found.target, found.label) == (2, "pit")
-    assert (found.method, dict(found.parameters)) == ("sise", {"mu": 0.0})
+    assert (found.method, dict(found.parameters)) == ("sise", {"mu": 0.0, "predict": True})
     assert (found.bundle_hash, found.engine) == (bundle.hash, "onnxruntime-cpu")
     assert found.saliency.shape == (tiny.HEIGHT, tiny.WIDTH)
     stages = dict(found.timings)
@@ -87,7 +88,7 @@ def test_the_same_input_gives_the_same_bytes(bundle: Bundle, batch_size: int) ->
 def test_images_that_share_batches_are_explained_as_if_alone(bundle: Bundle) -> None:
     images = [tiny.image(seed) for seed in range(5)]
     with Explainer(bundle, batch_size=64) as explainer:
-        together = list(explainer.explain_all(images))
+        together = list(explainer.batch(images))
         for found, image in zip(together, images, strict=True):
             alone = explainer(image)
             assert (found.target, found.passes) == (alone.target, alone.passes)
@@ -100,14 +101,14 @@ class Choosy(SISE):
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         plan = super().plan(attributions, kernels)
-        return plan if attributions.image.mean() > -50 else replace(plan, sets={})
+        return plan if attributions.image.mean() > -50 else replace(plan, choices={})
 
 
 def test_images_without_masks_keep_their_place(bundle: Bundle) -> None:
     dark = np.full(tiny.INPUT.shape, -100, np.float32)
     images = [dark, tiny.image(0), dark, dark, tiny.image(1), dark]
     with Explainer(bundle, Choosy(), batch_size=4) as explainer:
-        together = list(explainer.explain_all(images))
+        together = list(explainer.batch(images))
         assert [found.passes == 0 for found in together] == [True, False, True, True, False, True]
         for found, image in zip(together, images, strict=True):
             np.testing.assert_allclose(found.saliency, explainer(image).saliency, atol=1e-5)
@@ -121,7 +122,7 @@ def test_images_are_drawn_as_they_are_needed(explainer: Explainer) -> None:
             drawn.append(seed)
             yield tiny.image(seed)
 
-    next(explainer.explain_all(images()))
+    next(explainer.batch(images()))
     assert len(drawn) <= 2
 
 
@@ -210,7 +211,7 @@ def test_a_network_that_answers_nan_is_an_error(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match=r"'gradcam'.*sise, ada-sise, rise"):
+    with pytest.raises(MethodError, match=r"'gradcam'.*sise, ada-sise, remise"):
         Explainer(bundle, "gradcam")
     with pytest.raises(EngineError, match="'warp'"):
         Explainer(bundle, engine="warp")

@@ -31,6 +31,7 @@ def explanation() -> Explanation:
         parameters={"mu": 0.0},
         layer_maps={"layer/1": saliency, "layer/2": saliency[::-1]},
         passes=42,
+        completeness=1.0,
         timings={"passes": 0.5, "total": 0.6},
         bundle_hash="abc",
         engine="onnxruntime-cpu",

@@ -77,12 +77,12 @@ def test_the_same_maps_are_selected(case: Case, mu: float | None) -> None:
         for block, alphas in zip(blocks, found.alphas, strict=True):
             ratios = alphas / alphas.max()
             if mu is None:
-                got, want = above_otsu(block.alpha, kernels_for("cpu")), reference.adaptive_selection(alphas)
+                choice, want = above_otsu(block.alpha, kernels_for("cpu")), reference.adaptive_selection(alphas)
                 positive = ratios[ratios > 0]
                 edge = reference.otsu(positive) or 0.0
             else:
-                got, want, edge = above_share(block.alpha, mu), reference.selection(alphas, mu), mu
+                choice, want, edge = above_share(block.alpha, mu), reference.selection(alphas, mu), mu
             # A map whose share lies within rounding of the threshold may fall on either side.
             certain = {k for k, ratio in enumerate(ratios.tolist()) if abs(ratio - edge) > 1e-4}
-            assert set(got.tolist()) & certain == set(want) & certain
+            assert set(choice.numbers.tolist()) & certain == set(want) & certain
             assert len(certain) > 0.9 * len(alphas)

@@ -15,9 +15,8 @@ from sightline.bundle import Block
 from sightline.errors import EngineError
 from sightline.kernels import CpuKernels
 from sightline.runtime.attributions import Attributions, BlockAttributions
-from sightline.runtime.batching import Scored
 from sightline.runtime.fusion import fuse, fuse_blocks, layer_map, normalised
-from sightline.runtime.masks import MaskSet, mask_set
+from sightline.runtime.masks import MaskSet, Scored, mask_set
 from tests import reference
 
 KERNELS = CpuKernels()
@@ -28,14 +27,13 @@ def masks_of(features: npt.NDArray[np.float32]) -> MaskSet:
     block = BlockAttributions(
         Block("block", 0, *features.shape), features, np.zeros_like(features), np.ones(len(features), np.float32)
     )
-    attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, 0, 1.0, (block,), KERNELS)
+    found = np.ones(1, np.float32)
+    attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, found, found, (block,), KERNELS)
     return mask_set(attributions, block, np.arange(len(features)), KERNELS)
 
 
 def scored(features: npt.NDArray[np.float32], scores: npt.NDArray[np.float64]) -> Scored:
-    found = Scored(masks_of(features))
-    found.scores[:] = scores
-    return found
+    return Scored(masks_of(features), scores)
 
 
 @given(st.integers(1, 12), st.integers(2, 9), st.integers(2, 9), st.floats(-10, 10), st.integers(0, 99))

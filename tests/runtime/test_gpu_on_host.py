@@ -38,13 +38,26 @@ def test_every_method_gives_the_map_of_the_cpu(name: str, bundle: Bundle, machin
         Explainer(bundle, method, "onnxruntime-cpu", 5) as cpu,
     ):
         assert gpu.engine == "onnxruntime-cuda"
-        together = list(gpu.explain_all(images))
+        together = list(gpu.batch(images))
         for image, found in zip(images, together, strict=True):
             expected = cpu(image)
             assert (found.target, found.passes) == (expected.target, expected.passes)
             np.testing.assert_allclose(found.saliency, expected.saliency, atol=1e-5)
             assert found.layer_maps.keys() == expected.layer_maps.keys()
             np.testing.assert_allclose(gpu(image).saliency, found.saliency, atol=1e-6)
+
+
+def test_several_targets_a_function_among_them_under_a_budget(bundle: Bundle, machine: Machine) -> None:
+    with Explainer(bundle, engine="onnxruntime-cuda", batch_size=4) as gpu, Explainer(bundle, batch_size=4) as cpu:
+        for limits in ({}, {"max_passes": 6}, {"deadline": 1e-9}):
+            found, expected = (
+                explainer(tiny.image(), (1, lambda p: p[:, 2] + p[:, 3]), **limits) for explainer in (gpu, cpu)
+            )
+            for one, other in zip(found, expected, strict=True):
+                assert one.passes == other.passes
+                assert one.score == pytest.approx(other.score)
+                np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)
+        np.testing.assert_allclose(next(gpu.classify([tiny.image()])), next(cpu.classify([tiny.image()])), atol=1e-6)
 
 
 def test_channels_last(tmp_path: Path, machine: Machine) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightline import RISE, Explainer, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
+from sightline import REMISE, RISE, Explainer, GradCAM, GradCAMPlusPlus, LayerCAM, ScoreCAM
 from sightline.bundle import Bundle
 from sightline.errors import MethodError
 from sightline.runtime.explainer import METHODS
@@ -101,7 +101,7 @@ def official_masks(method: RISE) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     larger = [(method.cells + 1) * side for side in cell]
     masks = []
     for grid, (y, x) in zip(grids, shifts, strict=True):
-        full = F.interpolate(torch.from_numpy(grid).double()[None, None], size=larger, mode="bilinear")[0, 0]
+        full = reference.mirrored(torch.from_numpy(grid).double(), larger)
         masks.append(full[y : y + SIZE[0], x : x + SIZE[1]].numpy())
     return np.stack(masks), shifts
 
@@ -120,6 +120,43 @@ def test_rise(method: RISE, bundle: Bundle) -> None:
     expected = np.tensordot(scores[:, 2], masks, 1) / (method.passes * method.share)
     assert found.passes == method.passes
     np.testing.assert_allclose(found.saliency, minmax(torch.from_numpy(expected)).numpy(), atol=1e-4)
+
+
+def remise(image: Tensor, target: int, width: float) -> tuple[Tensor, int]:
+    """What a class loses without the region of every mask, weighed and gated: the formulas of docs/methods.md."""
+    network = tiny.Tiny().double()
+    found = reference.seeded_gradient(network, image, target, tiny.TAPS)
+    fused, passes = None, 0
+    for features, gradient in zip(found.features, found.gradients, strict=True):
+        layer = torch.zeros(SIZE, dtype=torch.float64)
+        for map, alpha in zip(features, gradient.mean(dim=(1, 2)), strict=True):
+            mask = reference.attribution_mask(map, SIZE)
+            if alpha <= 0 or mask is None:
+                continue
+            passes += 1
+            with torch.no_grad():
+                whole, without = (network(masked).softmax(1)[0, target] for masked in (image, image * (1 - mask)))
+            full = up(map)
+            layer += (whole - without).relu() * alpha * (full.max() - full.min()) * mask / mask.sum()
+        layer = minmax(layer)
+        if layer.max() == 0:
+            continue
+        threshold = reference.otsu(layer)
+        assert threshold is not None
+        fused = layer if fused is None else (fused + layer) * torch.sigmoid((layer - threshold) / width)
+    assert fused is not None
+    return minmax(fused), passes
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3])
+@pytest.mark.parametrize("seed", range(4))
+def test_remise(bundle: Bundle, seed: int, width: float) -> None:
+    with Explainer(bundle, REMISE(width=width), batch_size=5) as explainer:
+        found = explainer(tiny.image(seed))
+    assert found.target is not None
+    expected, passes = remise(torch.from_numpy(tiny.image(seed))[None].double(), found.target, width)
+    assert found.passes == passes
+    np.testing.assert_allclose(found.saliency, expected.numpy(), atol=1e-4)
 
 
 def test_rise_is_seeded(bundle: Bundle) -> None:
@@ -150,5 +187,8 @@ def test_wrong_parameters(bundle: Bundle) -> None:
     for wrong in ({"passes": 0}, {"cells": 0}, {"share": 0}, {"share": 1.0}, {"seed": -1}, {"passes": 1.5}):
         with pytest.raises(MethodError, match=next(iter(wrong))):
             RISE(**wrong)
+    for wrong in ({"width": 0}, {"width": 2.0}, {"mu": 1}):
+        with pytest.raises(MethodError, match=next(iter(wrong))):
+            REMISE(**wrong)
     with Explainer(bundle, GradCAM(block="middle")) as explainer, pytest.raises(MethodError, match="early, late"):
         explainer(tiny.image())

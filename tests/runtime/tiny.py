@@ -103,8 +103,10 @@ def _backward() -> list[onnx.NodeProto]:
         node("Sub", ["logits", "away"], ["others"]),
         node("Softmax", ["others"], ["shares"], axis=1),
         node("Mul", ["shares", "rivals"], ["rivalry"]),
-        node("Sub", ["onehot", "rivalry"], ["seed"]),
-        node("MatMul", ["seed", "head.weight"], ["of_vector"]),
+        node("Sub", ["onehot", "rivalry"], ["of_class"]),
+        node("Less", ["target", "predicted"], ["seeded"]),
+        node("Where", ["seeded", "seed", "of_class"], ["of_logits"]),
+        node("MatMul", ["of_logits", "head.weight"], ["of_vector"]),
         node("Mul", ["of_vector", "per_pixel"], ["of_pixel"]),
         node("Reshape", ["of_pixel", "as_maps"], ["of_mean"]),
         node("Expand", ["of_mean", "late_shape"], ["gradient.1"]),
@@ -127,6 +129,7 @@ def _weights(network: Tiny) -> dict[str, npt.NDArray[Any]]:
 def _constants() -> dict[str, npt.NDArray[Any]]:
     return {
         "zero": np.zeros(1, np.int64),
+        "predicted": np.full(1, bundle.PREDICTED, np.int64),
         "classes": np.array([CLASSES], np.int64),
         "off_on": np.array([0, 1], np.float32),
         "huge": np.array([1e30], np.float32),
@@ -148,6 +151,7 @@ def _attribution(network: Tiny, spec: ImageInput) -> onnx.ModelProto:
     inputs = [
         _float(spec.name, 1, *_shape(spec)),
         helper.make_tensor_value_info("target", TensorProto.INT64, [1]),
+        _float("seed", 1, CLASSES),
         _float("rivals", 1),
     ]
     outputs = [_float("logits", 1, CLASSES), _float("probabilities", 1, CLASSES)]

@@ -56,9 +56,12 @@ def _max_pool(s: Step) -> Term:
         patches.append(s.builder.slice(padded, starts, ends, list(axes), geometry.strides))
     stacked = s.builder("Concat", *patches, axis=1)
     first = s.builder("ArgMax", stacked, axis=1, keepdims=1, dtype=ir.DataType.INT64)
-    numbers = s.builder.array(np.arange(len(offsets), dtype=np.int64).reshape(1, -1, *[1] * rank))
-    g = _planes(s, s.g, geometry.outputs)
+    # Channels get an axis of their own again: there may be several gradients for the one image whose maxima these are.
+    apart = s.builder.integers((-1, s.shape()[1], 1, *geometry.outputs))
+    first, g = s.builder("Reshape", first, apart), s.builder("Reshape", s.g, apart)
+    numbers = s.builder.array(np.arange(len(offsets), dtype=np.int64).reshape(1, 1, -1, *[1] * rank))
     routed = s.builder.where(first.equals(numbers), g, 0.0)
+    routed = s.builder("Reshape", routed, s.builder.integers((-1, len(offsets), *geometry.outputs)))
     one_hot = np.eye(len(offsets)).reshape(len(offsets), 1, *geometry.kernel)
     return _spread(s, routed, one_hot, geometry)
 

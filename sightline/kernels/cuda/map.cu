@@ -44,9 +44,12 @@ extern "C" __global__ void __launch_bounds__(256)
     out[i] = value < 0 ? 0 : value > 1 ? 1 : value;
 }
 
-// (fused + layer) ⊙ [layer >= threshold]
+// (fused + layer) ⊙ [layer >= threshold], or, with a width over 0, ⊙ σ((layer − threshold) / width)
 extern "C" __global__ void __launch_bounds__(256)
-    fuse(double* out, const double* fused, const double* layer, double threshold, long long total) {
+    fuse(double* out, const double* fused, const double* layer, double threshold, double width, long long total) {
     const long long i = thread_index();
-    if (i < total) out[i] = layer[i] >= threshold ? fused[i] + layer[i] : 0.0;
+    if (i >= total) return;
+    const double above = layer[i] - threshold;
+    const double gate = width > 0 ? 1.0 / (1.0 + exp(-above / width)) : layer[i] >= threshold ? 1.0 : 0.0;
+    out[i] = (fused[i] + layer[i]) * gate;
 }

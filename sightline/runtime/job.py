@@ -1,0 +1,254 @@
+"""One image under way: its targets, the masks that they share, and their scores as they come."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sightline.bundle import Bundle
+from sightline.kernels import Kernels
+from sightline.runtime import budget, targets
+from sightline.runtime.attributions import AttributionPass, Attributions
+from sightline.runtime.batching import Result, Scorer, Task, scores
+from sightline.runtime.explanation import Explanation
+from sightline.runtime.image import ImageLike, prepare
+from sightline.runtime.kriging import Kriging, pooled
+from sightline.runtime.masks import MaskSet, Scored
+from sightline.runtime.method import Method, Plan
+from sightline.runtime.selection import Choice, Indices
+from sightline.runtime.targets import TargetFunction
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What one explanation of the image is for."""
+
+    target: int | None
+    """The class; None for a function."""
+    label: str
+    scorer: Scorer
+    score: float
+    plan: Plan
+
+
+class Job:
+    """An image from its attribution passes to its explanations."""
+
+    def __init__(
+        self,
+        image: ImageLike,
+        wanted: Sequence[int | TargetFunction | None],
+        *,
+        bundle: Bundle,
+        method: Method,
+        attribute: AttributionPass,
+        kernels: Kernels,
+        max_passes: int | None = None,
+    ) -> None:
+        """Run the attribution pass of every target and make the masks that they choose.
+
+        Args:
+            image: whatever :func:`~sightline.runtime.image.prepare` takes.
+            wanted: classes, None for the predicted one, or functions of the probabilities.
+            bundle: what is explained.
+            method: how.
+            attribute: the attribution pass.
+            kernels: of the device that the masked passes run on.
+            max_passes: at most so many masks are scored.
+        """
+        self.clock = Clock()
+        self._bundle, self._method, self._kernels = bundle, method, kernels
+        prepared = prepare(image, bundle.input)
+        self._picture: Image.Image = prepared.picture
+        self.clock.lap("preprocess")
+        self._subjects: list[Subject] = []
+        attributions: Attributions | None = None
+        for target in wanted:
+            if callable(target):
+                # Its gradient needs the logits, which are those of any pass of this image.
+                attributions = attributions or attribute(prepared.array, None)
+                scores(target, attributions.probabilities[None].astype(np.float64))  # refuses what is no target
+                seed = targets.gradient(target, attributions.logits.astype(np.float64), bundle.manifest.activation)
+                attributions = attribute(prepared.array, seed)
+            else:
+                attributions = attribute(prepared.array, target)
+            self.clock.lap("attribution")
+            self._subjects.append(self._subject(target, attributions))
+            self.clock.lap("selection")
+        assert attributions is not None  # there is a target
+        self._chosen = budget.united(subject.plan.choices for subject in self._subjects)
+        numbers = {name: choice.numbers for name, choice in self._chosen.items()}
+        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, kernels)
+        self.clock.lap("selection")
+        self._offsets = np.cumsum([0, *map(len, self._sets.values())])
+        self._scores = np.full((len(wanted), self._offsets[-1]), np.nan)
+        self._planned = int(self._offsets[-1] if max_passes is None else min(max_passes, self._offsets[-1]))
+        self._waiting: deque[Indices] = deque()
+        self._kriging: Kriging | None = None
+        self._done = 0
+        self._seconds = {"masking": 0.0, "passes": 0.0}
+
+    def __len__(self) -> int:
+        """How many masks there are to score."""
+        return self._planned
+
+    @property
+    def complete(self) -> bool:
+        """Whether every mask is scored that is to be."""
+        return self._done == self._planned
+
+    def tasks(self) -> Iterator[Task]:
+        """The masks to score, block by block."""
+        if self._planned == self._offsets[-1]:
+            for masks, begin in zip(self._sets.values(), self._offsets, strict=False):
+                yield self._task(masks, begin + np.arange(len(masks)))
+        else:
+            yield from self._next(self._order(), self._planned)
+
+    def rounds(self, size: int) -> Iterator[list[Task]]:
+        """The masks to score, what matters most first, ``size`` in a round."""
+        order = self._order()
+        for begin in range(0, self._planned, size):
+            yield self._next(order, min(size, self._planned - begin))
+
+    def add(self, result: Result) -> None:
+        """Take the scores of a task. Results come in the order of the tasks."""
+        places = self._waiting.popleft()
+        self._scores[:, places] = result.scores
+        self._done += len(places)
+        self._seconds["masking"] += result.masking
+        self._seconds["passes"] += result.passes
+
+    def explanations(self, engine: str, precision: str) -> list[Explanation]:
+        """What the scores so far say, for every target."""
+        for stage, seconds in self._seconds.items():
+            self.clock.add(stage, seconds)
+        self.clock.restart()
+        maps = [subject.plan.explain(self._scored(subject, values)) for subject, values in self._by_subject()]
+        self.clock.lap("fusion")
+        covered = self._covered()
+        return [
+            Explanation(
+                saliency=saliency.astype(np.float32),
+                target=subject.target,
+                label=subject.label,
+                score=subject.score,
+                method=self._method.name,
+                parameters=asdict(self._method),
+                layer_maps={name: layer.astype(np.float32) for name, layer in layer_maps.items()},
+                passes=self._done,
+                completeness=budget.completeness(subject.plan.choices, covered),
+                timings=self.clock.timings(),
+                bundle_hash=self._bundle.hash,
+                engine=engine,
+                precision=precision,
+                picture=self._picture,
+            )
+            for subject, (saliency, layer_maps) in zip(self._subjects, maps, strict=True)
+        ]
+
+    def _subject(self, target: int | TargetFunction | None, attributions: Attributions) -> Subject:
+        probabilities = attributions.probabilities.astype(np.float64)
+        plan = self._method.plan(attributions, self._kernels)
+        if callable(target):
+            (score,) = scores(target, probabilities[None])
+            return Subject(None, targets.name(target), target, float(score), plan)
+        # The logits decide, as in the graph: probabilities of float32 tie at 1.
+        number = int(attributions.logits.argmax()) if target is None else target
+        return Subject(number, self._bundle.label(number), number, float(probabilities[number]), plan)
+
+    def _order(self) -> budget.Order:
+        """In which order masks are scored when there may not be time for all."""
+        self.clock.restart()
+        worth = [choice.worth[np.isin(choice.numbers, self._sets[name].numbers)] for name, choice in self._left()]
+        if not self._method.predict:
+            return budget.Worthiest(np.concatenate([np.zeros(0), *worth]))
+        # If there is time for one pass only, it goes to the best mask of the last block.
+        first = int(self._offsets[-2] + worth[-1].argmax()) if worth else 0
+        self._kriging = Kriging(pooled(self._sets.values(), self._kernels), first)
+        self.clock.lap("selection")
+        return self._kriging
+
+    def _left(self) -> list[tuple[str, Choice]]:
+        """What was chosen in the blocks that have masks: constant maps have none."""
+        return [(name, self._chosen[name]) for name in self._sets]
+
+    def _next(self, order: budget.Order, count: int) -> list[Task]:
+        """Tasks with the masks that come next, one for every block."""
+        self.clock.restart()
+        places, tasks = order.next(count), []
+        for masks, begin, end in zip(self._sets.values(), self._offsets, self._offsets[1:], strict=False):
+            inside = places[(places >= begin) & (places < end)]
+            if len(inside):
+                tasks.append(self._task(masks.subset(inside - begin, self._kernels), inside))
+        self.clock.lap("selection")
+        return tasks
+
+    def _task(self, masks: MaskSet, places: Indices) -> Task:
+        self._waiting.append(places)
+        return Task(masks, tuple(subject.scorer for subject in self._subjects))
+
+    def _by_subject(self) -> Iterator[tuple[Subject, Doubles]]:
+        """Every target with the scores of all masks: NaN where one is neither known nor predicted."""
+        for subject, found in zip(self._subjects, self._scores, strict=True):
+            if self._kriging is None or not np.isnan(found).any():
+                yield subject, found
+            else:
+                shares = not callable(subject.scorer) and self._bundle.manifest.activation != "none"
+                yield subject, self._kriging.predicted(found, shares=shares)
+
+    def _scored(self, subject: Subject, scores: Doubles) -> dict[str, Scored]:
+        """The masks that have a score, by block; the target's own count, those of others are 0."""
+        found = {}
+        for name, masks, begin in zip(self._sets, self._sets.values(), self._offsets, strict=False):
+            values = scores[begin : begin + len(masks)]
+            known = np.flatnonzero(~np.isnan(values))
+            if not len(known) or name not in subject.plan.choices:
+                continue
+            if len(known) < len(masks):
+                masks, values = masks.subset(known, self._kernels), values[known]
+            own = np.isin(masks.numbers, subject.plan.choices[name].numbers)
+            found[name] = Scored(masks, np.where(own, values, 0.0), subject.score)
+        return found
+
+    def _covered(self) -> dict[str, Indices]:
+        """The masks that were scored, or dropped because they are constant, by block."""
+        covered = {name: choice.numbers for name, choice in self._chosen.items()}
+        for name, masks, begin in zip(self._sets, self._sets.values(), self._offsets, strict=False):
+            missing = masks.numbers[np.isnan(self._scores[0, begin : begin + len(masks)])]
+            covered[name] = np.setdiff1d(covered[name], missing)
+        return covered
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, float] = {}
+        self.began = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a stage."""
+        self._began = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage and begin the next."""
+        self.add(stage, time.perf_counter() - self._began)
+        self.restart()
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to a stage."""
+        self._stages[stage] = self._stages.get(stage, 0.0) + seconds
+
+    def timings(self) -> dict[str, float]:
+        """Of every stage, and ``total``."""
+        return {**self._stages, "total": sum(self._stages.values())}
