@@ -33,6 +33,7 @@ from sightline.exporter.gradient import vector_jacobian
 from sightline.exporter.network import prepare
 from sightline.exporter.source import read_onnx
 from sightline.kernels import kernels_for
+from sightline.metrics import bootstrap, energy_pointing_game
 from sightline.runtime.image import prepare as preprocessed
 
 FIRST_SEED = 7_000_000
@@ -63,29 +64,18 @@ def main() -> None:
         for number in range(arguments.per_class):
             sample = render(label, FIRST_SEED + number)
             for name, method in methods.items():
-                shares[name].append(ebpg(method(sample), sample.mask))
+                shares[name].append(energy_pointing_game(method(sample), sample.mask))
     figures: dict[str, Any] = {"pictures": len(shares["sise"])}
-    random = np.random.default_rng(arguments.seed)
     for name, values in shares.items():
-        low, high = interval(np.array(values), random)
+        found = bootstrap(values, seed=arguments.seed)
+        low, high = 100 * found.low, 100 * found.high
         figures |= {f"{name} EBPG %": 100 * float(np.mean(values)), f"{name} low": low, f"{name} high": high}
         print(f"{name:>15}  EBPG {100 * np.mean(values):5.1f} %   95 % interval {low:.1f} to {high:.1f}")
     for other in ("grad-cam", "input gradient", "centre blob"):
-        low, high = interval(np.array(shares["sise"]) - np.array(shares[other]), random)
-        figures |= {f"sise minus {other} low": low, f"sise minus {other} high": high}
+        found = bootstrap(np.array(shares["sise"]) - np.array(shares[other]), seed=arguments.seed)
+        figures |= {f"sise minus {other} low": 100 * found.low, f"sise minus {other} high": 100 * found.high}
     parameters = {"seed": arguments.seed, "first_seed": FIRST_SEED, "per_class": arguments.per_class}
     record.write("pointing", parameters, figures, arguments.output)
-
-
-def ebpg(saliency: Map, mask: npt.NDArray[np.bool_]) -> float:
-    return float(saliency[mask].sum() / saliency.sum())
-
-
-def interval(values: Map, random: np.random.Generator) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean, in per cent."""
-    means = values[random.integers(0, len(values), (4000, len(values)))].mean(axis=1)
-    low, high = np.percentile(100 * means, (2.5, 97.5)).tolist()
-    return low, high
 
 
 def explained(bundle: Bundle, method: str) -> Method:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sightline.cli import build_target
 from sightline.cli.method import add_arguments as add_method_arguments
 from sightline.cli.method import chosen
 from sightline.cli.table import table
@@ -23,12 +24,15 @@ HELP = "prepare a bundle for an engine and a precision on this machine"
 DESCRIPTION = """\
 Prepare a bundle for an engine and a precision: add the fp16 or int8 graph to the bundle where it is missing (needs
 onnx), let the engine build and cache what it builds, measure the fastest batch size, and hold the maps of a lower
-precision against those of float32 on images of yours. A precision whose maps do not agree is refused (exit code 1)."""
+precision against those of float32 on images of yours. A precision whose maps do not agree is refused (exit code 1).
+
+With --target, nothing is built for this machine: a folder for another one is written."""
 EXAMPLES = """\
 examples:
   sightline build steel.sightline --engine openvino --precision int8 --images line/*.png
   sightline build steel.sightline --engine tensorrt --precision fp16 --images line/*.png
-  sightline build steel.sightline --engine onnxruntime-cuda --batch-size 64"""
+  sightline build steel.sightline --engine onnxruntime-cuda --batch-size 64
+  sightline build steel.sightline --target jetson-orin --images line/*.png -o orin"""
 
 _CONVERTED = ("fp16", "int8")
 
@@ -58,10 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=THRESHOLD,
         help=f"Pearson's correlation with float32 that every such map must reach (default {THRESHOLD})",
     )
+    build_target.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Add the graph, open the engine, pass the gate, and say what was found."""
+    if arguments.target:
+        return build_target.run(arguments)
+    if arguments.output:
+        arguments.usage_error(
+            "-o belongs to --target: what is built for this machine stays in the bundle and the cache"
+        )
     import sightline
     from sightline.bindings import choose, variant
 

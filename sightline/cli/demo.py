@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sightline import demo
     from sightline.cli.pictures import contact_sheet, framed, panel
     from sightline.cli.progress import Progress
+    from sightline.metrics import energy_pointing_game
 
     method = chosen(arguments)
     output: Path = arguments.output
@@ -64,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress.image(sample.name)
             explanation = explainer(sample.image)
             truth = Image.open(sample.truth).convert("L")
-            energy = explanation.image_saliency
-            ebpg = energy[np.asarray(truth) > 0].sum() / energy.sum()
+            ebpg = energy_pointing_game(explanation.image_saliency, np.asarray(truth) > 0)
             title = f"{explanation.label}, {explanation.score:.3f}"
             if explanation.label != sample.label:
                 title += f" (in truth {sample.label})"

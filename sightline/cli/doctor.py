@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from sightline import __version__
+from sightline.cli import jetson
 from sightline.cli.table import table
 from sightline.errors import SightlineError
 
@@ -99,6 +100,7 @@ def findings() -> dict[str, Any]:
         "engines": engines,
         "auto": _auto(),
         "gpus": _gpus(),
+        "jetson": jetson.findings(),
         "onnxruntime_providers": devices,
         "tasks": tasks,
         "problems": problems,
@@ -186,6 +188,8 @@ def _text(found: Mapping[str, Any]) -> str:
         "other tasks\n" + table(tasks),
         "packages\n" + table(packages),
     ]
+    if found["jetson"]:
+        parts.insert(1, "Jetson\n" + table(jetson.lines(found["jetson"])))
     if found["problems"]:
         parts.append("problems\n" + "\n".join(f"  {problem}" for problem in found["problems"]))
     return "\n\n".join(parts)
