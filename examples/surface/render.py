@@ -29,7 +29,7 @@ class Sample:
     mask: npt.NDArray[np.bool_]
 
 
-def _shaded(mark: Mark, scene: Scene) -> Field:
+def shaded(mark: Mark, scene: Scene) -> Field:
     """(H, W) factor on the light: slopes that face the lamp are brighter."""
     slope_y, slope_x = np.gradient(mark.relief)
     # The lamp stands low; a wall that rises away from it turns towards it.
@@ -37,7 +37,7 @@ def _shaded(mark: Mark, scene: Scene) -> Field:
     return np.asarray(np.clip(1 + 0.9 * facing, 0.35, 1.9), dtype=np.float32)
 
 
-def _photographed(rng: Rng, radiance: Field) -> npt.NDArray[np.uint8]:
+def photographed(rng: Rng, radiance: Field) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 from linear light: lens blur, exposure, photon and read noise, sRGB curve."""
     sharp = np.maximum(blur(radiance, rng.uniform(0.35, 0.8)), 1e-3)
     level = rng.uniform(0.17, 0.36)
@@ -71,6 +71,6 @@ def render(label: str, seed: int, size: int = 224) -> Sample:
     if label in DEFECTS:
         mark = DEFECTS[label](rng, size, scene)
         reflectance = reflectance * mark.colour
-        light = light * _shaded(mark, scene)
+        light = light * shaded(mark, scene)
         mask = mark.mask
-    return Sample(_photographed(rng, reflectance * light[..., None]), index, mask)
+    return Sample(photographed(rng, reflectance * light[..., None]), index, mask)
