@@ -27,12 +27,10 @@ from render import LABELS, Sample, render
 
 import sightline
 from sightline import demo
-from sightline.bindings import open_engine
-from sightline.bundle import LOGITS, RIVALS, TARGET, Bundle
+from sightline.bundle import LOGITS, Bundle
 from sightline.exporter.gradient import vector_jacobian
 from sightline.exporter.network import prepare
 from sightline.exporter.source import read_onnx
-from sightline.kernels import kernels_for
 from sightline.metrics import bootstrap, energy_pointing_game
 from sightline.runtime.image import prepare as preprocessed
 
@@ -54,7 +52,7 @@ def main() -> None:
     methods: dict[str, Method] = {
         "sise": explained(bundle, "sise"),
         "ada-sise": explained(bundle, "ada-sise"),
-        "grad-cam": grad_cam(bundle),
+        "grad-cam": explained(bundle, "grad-cam"),
         "input gradient": input_gradient(bundle),
         "centre blob": lambda sample: centre_blob(sample.mask.shape),
         "uniform": lambda sample: np.ones(sample.mask.shape),
@@ -81,24 +79,6 @@ def main() -> None:
 def explained(bundle: Bundle, method: str) -> Method:
     explainer = sightline.Explainer(bundle, method)
     return lambda sample: explainer(sample.image, sample.label).saliency
-
-
-def grad_cam(bundle: Bundle) -> Method:
-    """ReLU(Σ_k w_k·A_k) on the last block, w_k the spatial mean of ∂z_c/∂A_k (Selvaraju et al., ICCV 2017)."""
-    spec = bundle.input
-    engine = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
-    kernels = kernels_for(engine.device)
-    block = bundle.blocks[-1]
-
-    def method(sample: Sample) -> Map:
-        engine.buffers[spec.name][0] = preprocessed(sample.image, spec).array
-        engine.buffers[TARGET][:] = sample.label
-        engine.buffers[RIVALS][:] = 0
-        engine.run()
-        low = np.einsum("k,khw->hw", engine.buffers[block.alpha][0], engine.buffers[block.features][0])
-        return np.asarray(kernels.upsample(np.maximum(low, 0), (spec.height, spec.width)))
-
-    return method
 
 
 def input_gradient(bundle: Bundle) -> Method:

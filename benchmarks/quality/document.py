@@ -211,9 +211,9 @@ def _panel(axes: Axes, record: Record, name: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value > 1 else "≤1"))
     axes.spines[["top", "right"]].set_visible(False)
     metric = METRICS[name]
-    better = "more is better" if metric.higher_is_better else "less is better"
-    axes.set_title(f"{figures['subject']}: {metric.title}{' %' if metric.percent else ''}", fontsize=9)
-    axes.set_xlabel(f"passes ({better})", fontsize=8)
+    better = "↑" if metric.higher_is_better else "↓"
+    axes.set_title(f"{figures['subject']}: {metric.title}{' %' if metric.percent else ''} {better}", fontsize=9)
+    axes.set_xlabel("passes", fontsize=8)
 
 
 if __name__ == "__main__":

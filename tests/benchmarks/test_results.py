@@ -38,6 +38,30 @@ def test_the_readme_states_the_pointing_figures() -> None:
         assert numbers == [f"{measured[f'{name} {what}']:.1f}" for what in ("EBPG %", "low", "high")], name
 
 
+def test_the_readme_states_the_quality_figures() -> None:
+    measured = figures("quality-neu-det")
+    labels = {
+        "SISE": "sise",
+        "SISE, `max_passes=16`": "sise:max_passes=16",
+        "REMISE, ours": "remise",
+        "REMISE, `max_passes=64`": "remise:max_passes=64",
+        "Score-CAM": "score-cam",
+        "Grad-CAM": "grad-cam",
+        "RISE": "rise:passes=500",
+    }
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+\.\d) \| (.+) \|$", text, re.M)
+    assert {name for name, *_ in rows} == labels.keys()
+    for name, passes, ebpg, others in rows:
+        shown = [measured[f"{labels[name]}: {metric}"] for metric in ("ebpg", "miou", "bbox", "deletion", "insertion")]
+        assert [ebpg, *others.split(" | ")] == [
+            f"{value:.{digits}f}" for value, digits in zip(shown, (1, 1, 1, 3, 3), strict=True)
+        ], name
+        assert int(passes) == round(measured[f"{labels[name]}: passes"]), name
+    for passes in (16, 64):
+        assert f"{measured[f'sise:max_passes={passes}: r']:.2f}" in text
+
+
 def test_the_readme_states_overhead_and_memory() -> None:
     text = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| (ResNet-50|VGG-16|MobileNetV3-L), (\d+) passes \| (.+) \|$", text, re.M)
