@@ -11,12 +11,11 @@ from sightline import demo
 from sightline.cli import main
 from sightline.cli.features import files
 from sightline.pages.features import links
-from tests.staged import staged
 
 
 @pytest.fixture(scope="module")
-def steel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return staged(tmp_path_factory.mktemp("features"))
+def steel() -> Path:
+    return demo.BUNDLE
 
 
 @pytest.fixture

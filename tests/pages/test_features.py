@@ -26,7 +26,6 @@ from tests.pages.browser import Browser
 from tests.pages.documents import hierarchy
 from tests.pages.test_document import HOSTILE
 from tests.pages.test_hierarchy import canvas, rectangle
-from tests.staged import staged
 
 
 def made_up(folder: Path, *, label: str = "crack", layer: str = "stages.1") -> FeatureCards:
@@ -163,7 +162,7 @@ def test_links_need_a_page_of_cards(tmp_path: Path) -> None:
 
 def test_a_real_hierarchy_and_its_real_cards(browser: Browser, tmp_path: Path) -> None:
     """What the product makes of the demo, from the network to the browser."""
-    bundle = staged(tmp_path)
+    bundle = demo.BUNDLE
     images = [sample.image for sample in demo.samples()]
     cards = sightline.feature_cards(bundle, images, ["stages.3", "stem"], top=500, per_channel=2)
     assert len(cards.cards) == 112 + 16

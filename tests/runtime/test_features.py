@@ -20,14 +20,14 @@ from sightline.bundle import Block
 from sightline.errors import BundleError, ImageError, MethodError, TargetError
 from sightline.runtime.features import feature_cards
 from sightline.runtime.strongest import Strongest
-from tests.staged import staged
+from tests.runtime import tiny
 
 LAYER = "stages.1"
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return staged(tmp_path_factory.mktemp("features"))
+def bundle() -> Path:
+    return demo.BUNDLE
 
 
 @pytest.fixture(scope="session")
@@ -234,8 +234,6 @@ def test_what_is_wrong_is_said(bundle: Path, images: list[Path], tmp_path: Path)
         feature_cards(bundle, images[:1], LAYER, [1])[LAYER, 2]
 
 
-def test_a_bundle_without_stages(images: list[Path], bundle: Path) -> None:
-    if sightline.load(demo.BUNDLE).manifest.stages:
-        pytest.skip("the demo's bundle has stages")
+def test_a_bundle_without_stages(images: list[Path], tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="--stages"):
-        feature_cards(demo.BUNDLE, images, LAYER)
+        feature_cards(tiny.write(tmp_path / "tiny.sightline"), images, "late")
