@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +17,7 @@ from sightline.runtime.method import Output, Plan
 from sightline.runtime.selection import Indices
 
 
-class _Blind:
+class _Blind(ABC):
     """A method without masks."""
 
     output: ClassVar[Output] = "probabilities"
@@ -30,8 +31,9 @@ class _Blind:
         drawn = self.drawn(attributions.size)
         return Plan({}, lambda scored: (drawn, {}))
 
+    @abstractmethod
     def drawn(self, size: tuple[int, int]) -> npt.NDArray[np.float64]:
-        raise NotImplementedError
+        """The map: H×W."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ class Job:
 
     def rounds(self, size: int) -> Iterator[list[Task]]:
         """The masks to score, what matters most first, ``size`` in a round."""
+        if not self._planned:
+            return
         order = self._order()
         for begin in range(0, self._planned, size):
             yield self._next(order, min(size, self._planned - begin))
@@ -172,7 +174,7 @@ class Job:
         if not self._method.predict:
             return budget.Worthiest(np.concatenate([np.zeros(0), *worth]))
         # If there is time for one pass only, it goes to the best mask of the last block.
-        first = int(self._offsets[-2] + worth[-1].argmax()) if worth else 0
+        first = int(self._offsets[-2] + worth[-1].argmax())
         self._kriging = Kriging(pooled(self._sets.values(), self._kernels), first)
         self.clock.lap("selection")
         return self._kriging

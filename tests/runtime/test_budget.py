@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +64,18 @@ def test_every_method_keeps_to_its_budget(bundle: Bundle, method: str) -> None:
         assert (result.completeness < 1) == (result.passes < everything.passes)
         assert np.isfinite(result.saliency).all()
         assert result.saliency.max() == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_on_a_network_with_nothing_to_show(method: str, tmp_path: Path) -> None:
+    network = tiny.Tiny()
+    with torch.no_grad():
+        network.head.weight.zero_()
+    limits: list[dict[str, Any]] = [{"max_passes": 3}, {"deadline": 1e-9}]
+    with Explainer(tiny.write(tmp_path / "flat", network), METHODS[method]()) as explained:
+        for found in (explained(tiny.image(), **limit) for limit in limits):
+            assert np.isfinite(found.saliency).all()
+            assert 0 <= found.completeness <= 1
 
 
 def test_rise_takes_the_first_masks(bundle: Bundle) -> None:
