@@ -1,0 +1,1 @@
+"""What a production line touches: streams' sources and the server."""
