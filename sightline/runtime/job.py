@@ -84,6 +84,8 @@ class Job:
             self._subjects.append(self._subject(target, attributions))
             self.clock.lap("selection")
         assert attributions is not None  # there is a target
+        self.probabilities: Doubles = attributions.probabilities.astype(np.float64)
+        """K, of the whole image, whatever the target."""
         self._chosen = budget.united(subject.plan.choices for subject in self._subjects)
         numbers = {name: choice.numbers for name, choice in self._chosen.items()}
         self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, kernels)

@@ -64,7 +64,8 @@ class _Entry:
         if self.job is None or self.error is not None:
             return Answer(self.request, [], self.error)
         try:
-            return Answer(self.request, self.job.explanations(engine, precision))
+            explanations = self.job.explanations(engine, precision)
+            return Answer(self.request, explanations, probabilities=self.job.probabilities)
         except SightlineError as error:
             return Answer(self.request, [], error)
 

@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sightline.errors import SightlineError
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.image import ImageLike
@@ -40,3 +43,5 @@ class Answer:
     """One for every target; none where there is an error."""
     error: SightlineError | None = None
     """Why this image cannot be explained."""
+    probabilities: npt.NDArray[np.float64] | None = None
+    """K, what the network gives every class on the whole image, in float32; None where there is an error."""
