@@ -73,10 +73,8 @@ class Front:
             await self._app(scope, receive, send)
         except Exception:
             logger.exception("request %s failed", visit.id)
-            visit.error = visit.error or "a fault of the server"
             if not send.started:
-                fault = RefusedError(500, "a fault of the server: its log has the trace, under this id.")
-                await error_response(fault, visit)(scope, receive, send)
+                await error_response(fault(), visit)(scope, receive, send)
 
     def _refused(self, scope: Scope, headers: Mapping[str, str]) -> RefusedError | None:
         path: str = scope["path"]
@@ -105,6 +103,11 @@ class _Marked:
         elif message["type"] == "http.response.body":
             self._visit.sent += len(message.get("body", b""))
         await self._send(message)
+
+
+def fault() -> RefusedError:
+    """What is answered where the server itself is wrong."""
+    return RefusedError(500, "a fault of the server: its log has the trace, under this id.")
 
 
 def error_response(refused: RefusedError, visit: Visit, headers: Mapping[str, str] | None = None) -> Response:
