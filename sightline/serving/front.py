@@ -33,7 +33,7 @@ class Front:
         """Whether nothing new is begun."""
         self._active = 0
         self.idle = asyncio.Event()
-        """Set while no request is under way."""
+        """Set while no POST is under way."""
         self.idle.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,13 +50,16 @@ class Front:
             path=shortened(scope["path"]),
         )
         scope["state"] = {**scope.get("state", {}), "visit": visit, "stopping": self.stopping}
-        self._active += 1
-        self.idle.clear()
+        counts = scope["method"] == "POST"  # whoever asks for the server's health does not keep it alive
+        if counts:
+            self._active += 1
+            self.idle.clear()
         try:
             await self._answer(scope, receive, _Marked(send, visit), visit, headers)
         finally:
             visit.release()
-            self._active -= 1
+            if counts:
+                self._active -= 1
             if not self._active:
                 self.idle.set()
             self._metrics.requests.labels(visit.model, visit.verb, str(visit.status)).inc()

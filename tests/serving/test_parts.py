@@ -76,6 +76,7 @@ def test_bodies_that_are_not_taken() -> None:
         with pytest.raises(RefusedError):
             reading(room=_Borrowed(full), content_length="20")
         assert reading(part(b"x" * 10, more=False), room=_Borrowed(full)) == b"x" * 10
+        assert status(part(b"x"), room=_Borrowed(full), content_length="9", seconds=0.0) == 408  # nothing is kept
     finally:
         full.give(90)
     with pytest.raises(bodies.ClientGone):
@@ -92,6 +93,9 @@ class _Borrowed(Room):
     @property
     def taken(self) -> int:
         return self._room.taken - 90
+
+    def check(self, amount: int) -> None:
+        self._room.check(amount)
 
     def take(self, amount: int) -> None:
         self._room.take(amount)
