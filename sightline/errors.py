@@ -95,3 +95,7 @@ class AnnotationError(SightlineError, ValueError):
 
 class HierarchyError(SightlineError, ValueError):
     """A decision cannot be taken apart as asked for, or a file holds no hierarchy."""
+
+
+class StreamError(SightlineError, ValueError):
+    """A stream cannot run as asked for, or its source gives no frames."""

@@ -29,7 +29,11 @@ ROOMS: dict[str, set[str]] = {
     "metrics": {"runtime", "kernels", "bundle", "errors"},
     "pages": {"metrics", "runtime", "bundle", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"},
+    "serving": {"runtime", "bundle", "errors"},
+    "cli": {
+        *{"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "serving"},
+        *{"bundle", "errors", "demo"},
+    },
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -42,6 +46,7 @@ LOADED: dict[str, set[str]] = {
     "bench": {"numpy"},
     "metrics": {"numpy", "PIL"},
     "pages": {"numpy", "PIL"},
+    "serving": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
 }
 LAZY: dict[str, set[str]] = {
@@ -50,6 +55,7 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "serving": {"cv2"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.
