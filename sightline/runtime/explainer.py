@@ -21,7 +21,7 @@ from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from sightline.runtime.channel import WhenFull
 from sightline.runtime.engines import OpenBatch, open_engines
-from sightline.runtime.explaining import Encode, OnlyIf, Settings
+from sightline.runtime.explaining import CountsFrom, Encode, OnlyIf, Settings
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.frames import Frame
 from sightline.runtime.gate import THRESHOLD, Gate, pearson
@@ -271,6 +271,7 @@ class Explainer:
         queue: int = 4,
         when_full: WhenFull = "wait",
         encode: Encode | None = None,
+        counts_from: CountsFrom = "arrival",
     ) -> Stream:
         """Explain frames as they come, on threads of their own: read, decode, classify and explain, encode.
 
@@ -280,8 +281,8 @@ class Explainer:
         Args:
             frames: images, or :class:`~sightline.runtime.frames.Frame` with a name and a time. Drawn from on a thread
                 of their own; an error there ends the stream, after the results before it.
-            deadline: seconds from the arrival of a frame, its time in the queue included, after which no further batch
-                of its masks is begun; the first one always is.
+            deadline: seconds from the arrival of a frame, its time in the queue included, from which on no batch of its
+                masks is begun; the first one always is.
             only_if: called with the prediction for every frame, on the thread of the explainer; only where it says yes
                 is the frame explained.
             target: as for a call.
@@ -292,6 +293,8 @@ class Explainer:
                 number is left out, and it is counted.
             encode: called with the result of every frame that was explained, on a thread of its own, to draw or to
                 write it; what it returns is the result's ``encoded``.
+            counts_from: where the deadline of a frame begins: with its ``"arrival"``, or with its ``"turn"``, for a
+                source that is read ahead and whose frames nobody waits for, as files are.
 
         Returns:
             an iterator of results, and a context manager that ends the threads however it is left. What a callback
@@ -300,7 +303,7 @@ class Explainer:
         Raises:
             StreamError, MethodError, TargetError: an argument is out of range.
         """
-        settings = Settings(deadline, only_if, target, max_passes, queue, when_full, encode)
+        settings = Settings(deadline, only_if, target, max_passes, queue, when_full, encode, counts_from)
         return Stream(self, frames, settings)
 
     def _explained(

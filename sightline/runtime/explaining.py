@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ IN_HAND = 32
 """Frames drawn before the batch in which the first of them has masks must run, full or not: only frames with few or no
 masks come to so many."""
 
+CountsFrom = Literal["arrival", "turn"]
 Encode = Callable[[FrameResult], Any]
 OnlyIf = Callable[[Prediction], bool]
 
@@ -52,6 +53,7 @@ class Settings:
     queue: int = 4
     when_full: WhenFull = "wait"
     encode: Encode | None = None
+    counts_from: CountsFrom = "arrival"
 
 
 @dataclass(eq=False)
@@ -67,6 +69,8 @@ class Item:
     prepared: Prepared | None = None
     """Let go of once it is explained."""
     taken: float = 0.0
+    began: float = 0.0
+    """When its deadline began to count."""
     answered: float = 0.0
     picture: Image.Image | None = None
     prediction: Prediction | None = None
@@ -131,6 +135,7 @@ class Explaining:
                 self._end = item
                 return
             item.taken = self._clock()
+            item.began = item.arrived if settings.counts_from == "arrival" else item.taken
             self._hand.append(item)
             if item.error is not None:
                 item.answered, item.done = item.taken, True
@@ -142,7 +147,7 @@ class Explaining:
                 settings.target,
                 max_passes=settings.max_passes,
                 deadline=settings.deadline,
-                began=item.arrived,
+                began=item.began,
                 token=item,
                 only_if=partial(self._wanted, item),
             )

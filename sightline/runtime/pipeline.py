@@ -198,7 +198,7 @@ class Pipeline:
         deadline, encode = self._settings.deadline, self._settings.encode
         expected = 0
         while not isinstance(item := self._explained.get(), End):
-            late = 0.0 if deadline is None else item.answered - item.arrived - deadline
+            late = 0.0 if deadline is None else item.answered - item.began - deadline
             result = FrameResult(
                 number=item.number,
                 name=item.name,

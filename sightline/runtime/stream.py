@@ -51,6 +51,8 @@ class Stream(Iterator[FrameResult]):
             raise StreamError(f"queue={settings.queue!r} is out of range: choose a whole number from 1.")
         if settings.when_full not in ("wait", "drop-oldest"):
             raise StreamError(f"when_full={settings.when_full!r} is unknown: choose 'wait' or 'drop-oldest'.")
+        if settings.counts_from not in ("arrival", "turn"):
+            raise StreamError(f"counts_from={settings.counts_from!r} is unknown: choose 'arrival' or 'turn'.")
         budget.check(settings.max_passes, settings.deadline)
         listed = settings.target if isinstance(settings.target, (list, tuple)) else [settings.target]
         for target in listed:

@@ -323,7 +323,8 @@ def test_latency_and_overruns_count_from_the_arrival(bundle: Bundle) -> None:
     assert facts.rate == pytest.approx(3 / 3.375)
 
 
-def test_time_in_the_queue_counts(bundle: Bundle) -> None:
+@pytest.mark.parametrize(("counts_from", "overrun"), [("arrival", 2), ("turn", 0)])
+def test_time_in_the_queue_counts(bundle: Bundle, counts_from: str, overrun: float) -> None:
     clock, arrived = Clock(), Event()
     results: Stream
 
@@ -338,9 +339,11 @@ def test_time_in_the_queue_counts(bundle: Bundle) -> None:
             arrived.wait()
             clock.now += 3
 
-    results = stream(FakeExplainer(bundle, before=before), source(), deadline=1, clock=clock)
+    explainer = FakeExplainer(bundle, before=before)
+    results = stream(explainer, source(), deadline=1, clock=clock, counts_from=counts_from)
     first, second = results
-    assert (first.waited, second.waited, second.latency, second.overrun) == (0, 3, 3, 2)
+    assert (first.waited, second.waited, second.latency, second.overrun) == (0, 3, 3, overrun)
+    assert explainer.batches[1][0].began == (100 if counts_from == "arrival" else 103)
 
 
 def test_statistics_are_json(bundle: Bundle) -> None:
@@ -467,7 +470,16 @@ def test_what_is_raised_in_the_context_surfaces(bundle: Bundle) -> None:
     assert ended(results)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is an exception, as at a prompt; a shell has its background processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("context", [True, False])
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_waiting(bundle: Bundle, context: bool) -> None:
     def before(batch: list[Request]) -> None:
         while not results._pipeline.results._changed._waiters:  # type: ignore[attr-defined]
@@ -599,6 +611,7 @@ def test_one_stream_at_a_time(bundle: Bundle) -> None:
         ({"queue": 0}, StreamError, "queue=0"),
         ({"queue": 1.5}, StreamError, r"queue=1\.5"),
         ({"when_full": "drop"}, StreamError, "when_full='drop'"),
+        ({"counts_from": "now"}, StreamError, "counts_from='now'"),
         ({"deadline": 0}, MethodError, "deadline=0"),
         ({"max_passes": -1}, MethodError, "max_passes=-1"),
         ({"target": "rust"}, TargetError, "rust"),
