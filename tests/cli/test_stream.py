@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
@@ -229,7 +230,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c(bundle: Path, folder: Path, played: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    played.extend([frame(0), lambda: os.kill(os.getpid(), signal.SIGINT), *[frame(1)] * 100_000])
+    played.extend([frame(0), lambda: _thread.interrupt_main(), *[frame(1)] * 100_000])
     options = ["--when-full", "wait", "--save", "none", "--threads", "1", "--method", "grad-cam"]
     assert main(["stream", str(bundle), "0", *options]) == 130
     said = capsys.readouterr()
@@ -241,7 +242,7 @@ def test_sigterm_finishes_what_has_arrived(
     bundle: Path, folder: Path, played: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    played.extend([frame(0), lambda: os.kill(os.getpid(), signal.SIGTERM), *[frame(1)] * 100_000])
+    played.extend([frame(0), lambda: _thread.interrupt_main(signal.SIGTERM), *[frame(1)] * 100_000])
     options = ["--when-full", "wait", "--save", "none", "--threads", "1", "--method", "grad-cam", "--json"]
     assert main(["stream", str(bundle), "0", *options]) == 0
     *frames, last = lines(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
 import signal
@@ -484,7 +485,7 @@ def test_ctrl_c_while_waiting(bundle: Bundle, context: bool) -> None:
     def before(batch: list[Request]) -> None:
         while not results._pipeline.results._changed._waiters:  # type: ignore[attr-defined]
             pass  # the main thread is on its way
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        _thread.interrupt_main()
         while True:
             explainer.progress(0, 1)
 
