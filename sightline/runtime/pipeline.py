@@ -165,7 +165,12 @@ class Pipeline:
                 frame = found if isinstance(found, Frame) else Frame(found)
                 item = Item(number, frame.name or str(number), frame.time, self._clock(), frame.image)
                 self._tally.arrived()
-                if self._arrived.put(item) is not None:
+                try:
+                    dropped = self._arrived.put(item)
+                except Stopped:
+                    self._tally.arrived(-1)  # too late: nobody will see it
+                    raise
+                if dropped is not None:
                     self._tally.dropped()
         finally:
             if frames is not self._frames and callable(close := getattr(frames, "close", None)):

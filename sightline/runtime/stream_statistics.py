@@ -98,10 +98,10 @@ class Tally:
         """Nothing more will happen."""
         self._ended = self._ended or self._clock()
 
-    def arrived(self) -> None:
-        """A frame came from the source."""
+    def arrived(self, count: int = 1) -> None:
+        """A frame came from the source; or, below 0, did not count."""
         with self._lock:
-            self._counts["frames"] += 1
+            self._counts["frames"] += count
 
     def dropped(self) -> None:
         """A frame gave way to a later one."""
