@@ -160,8 +160,6 @@ class Pipeline:
                     found = next(frames)
                 except StopIteration:
                     return
-                if self._enough.is_set():
-                    return
                 frame = found if isinstance(found, Frame) else Frame(found)
                 item = Item(number, frame.name or str(number), frame.time, self._clock(), frame.image)
                 self._tally.arrived()

@@ -387,6 +387,14 @@ def test_a_stream_that_never_began_closes(bundle: Bundle) -> None:
     assert drawn == []
 
 
+def test_a_stream_that_is_finished_before_it_began_reads_nothing(bundle: Bundle) -> None:
+    drawn: list[int] = []
+    results = stream(FakeExplainer(bundle), map(drawn.append, range(3)))
+    results.finish()
+    assert list(results) == []
+    assert drawn == []
+
+
 def test_an_explanation_under_way_is_left_between_two_batches(bundle: Bundle) -> None:
     under_way = Event()
 
@@ -427,12 +435,18 @@ def test_what_only_if_raises_comes_after_the_results_before_it(bundle: Bundle) -
             raise TargetError("here")  # an image's error would be a failed frame
         return prediction.target != 1
 
-    found = []
-    results = stream(FakeExplainer(bundle, 64), frames(9), only_if=only_if)
+    found, made = [], []
+
+    def completeness(request: Request) -> float:
+        made.append(request.token.number)
+        return 1.0
+
+    results = stream(FakeExplainer(bundle, 64, completeness=completeness), frames(9), only_if=only_if)
     with pytest.raises(TargetError, match="here"):  # noqa: PT012
         for result in results:
             found.append(result.state)
     assert found == ["explained", "skipped", "explained"]
+    assert made == [0, 2]
     assert ended(results)
 
 
@@ -462,6 +476,25 @@ def test_an_engine_that_fails_ends_the_stream(bundle: Bundle) -> None:
             found.append(result.number)
     assert found == [0, 1]
     assert ended(results)
+
+
+@pytest.mark.parametrize("where", ["encode", "engine"])
+def test_a_failure_ends_the_stages_before_it_at_once(bundle: Bundle, where: str) -> None:
+    """Though nobody has taken a result yet, and so nobody knows of the failure."""
+
+    def fails(_: object) -> None:
+        raise EngineError("here")
+
+    def endless() -> Iterator[npt.NDArray[np.float32]]:
+        while True:
+            yield frame(0)
+
+    explainer = FakeExplainer(bundle, before=fails if where == "engine" else lambda _: None)
+    with stream(explainer, endless(), encode=fails) as results:
+        for thread in threads(results):
+            thread.join()
+        with pytest.raises(EngineError, match="here"):
+            next(results)
 
 
 def test_what_is_raised_in_the_context_surfaces(bundle: Bundle) -> None:
@@ -547,6 +580,33 @@ def test_a_source_that_can_be_told_to_stop_is_told(bundle: Bundle) -> None:
     assert ended(results)
 
 
+def test_the_iterator_that_the_stream_made_is_closed(bundle: Bundle) -> None:
+    class Reading:
+        def __init__(self) -> None:
+            self.closed = 0
+
+        def __iter__(self) -> Reading:
+            return self
+
+        def __next__(self) -> npt.NDArray[np.float32]:
+            return frame(0)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    class Device:
+        reading = Reading()
+
+        def __iter__(self) -> Reading:
+            return self.reading
+
+    given = Reading()
+    for source in (Device(), given):
+        with stream(FakeExplainer(bundle), source) as results:
+            next(results)
+    assert (Device.reading.closed, given.closed) == (1, 0)
+
+
 def test_an_iterator_of_the_callers_is_left_to_the_caller(bundle: Bundle) -> None:
     source = iter(frames(100))
     with stream(FakeExplainer(bundle), source, queue=1) as results:
@@ -598,6 +658,9 @@ def test_one_stream_at_a_time(bundle: Bundle) -> None:
         next(first)
         with pytest.raises(StreamError, match="another stream"):
             next(stream(explainer, frames(3)))
+        never = stream(explainer, frames(3))
+        never.close()
+        assert list(never) == []
     assert len(list(stream(explainer, frames(3)))) == 3
     assert len(list(stream(explainer, frames(2)))) == 2
 
