@@ -99,3 +99,7 @@ class HierarchyError(SightlineError, ValueError):
 
 class ServingError(SightlineError, ValueError):
     """A server cannot be started as asked for: a setting, a key, a name, or a port is wrong."""
+
+
+class StreamError(SightlineError, ValueError):
+    """A stream cannot run as asked for, or its source gives no frames."""

@@ -55,6 +55,7 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "serving": {"cv2"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.
