@@ -26,11 +26,15 @@ from sightline.cli import (
     export,
     features,
     inspect,
+    serve,
     stream,
 )
 from sightline.errors import SightlineError
 
-_COMMANDS = (export, inspect, build, explain, stream, decompose, features, evaluate, bench, demo, doctor, build_kernels)
+_COMMANDS = (
+    *(export, inspect, build, explain, stream, serve, decompose, features, evaluate),
+    *(bench, demo, doctor, build_kernels),
+)
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures

@@ -243,6 +243,18 @@ class Explainer:
         """
         return self._passes.classify(network_input(image, self.bundle.input) for image in images)
 
+    def probabilities(self, image: ImageLike) -> npt.NDArray[np.float64]:
+        """What the network gives every class on one image: K, in float32, by one attribution pass.
+
+        Touches nothing of the masked passes: it may be called while :meth:`answer` draws its next request.
+
+        Raises:
+            ImageError: the image cannot be read.
+            EngineError: the pass failed, or the network answers with NaN.
+        """
+        found = self._attribute[self.method.rivals](network_input(image, self.bundle.input), None)
+        return found.probabilities.astype(np.float64)
+
     def answer(self, requests: Iterable[Request | None], *, progress: Progress | None = None) -> Iterator[Answer]:
         """Answer requests of any kind as they come, in order: their masks share batches, whatever is asked about them.
 
