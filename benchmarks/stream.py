@@ -10,7 +10,7 @@ times what it takes at capacity, counted from its arrival:
 A frame overruns beyond one batch if a batch with masks of it began after its deadline and was not its first. (An
 overrun within one batch is what a deadline allows: a batch under way is finished.)
 
-    python benchmarks/stream.py [--seconds 600] [--overload-seconds 60] [--beside "what else ran"]
+    python benchmarks/stream.py [--seconds 600] [--overload-seconds 40] [--beside "what else ran"]
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ SETTLING = 0.1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="at 80 %% (600)")
-    parser.add_argument("--overload-seconds", type=float, default=60.0, help="at 200 %%, each (60)")
-    parser.add_argument("--capacity-seconds", type=float, default=30.0, help="to measure the capacity (30)")
+    parser.add_argument("--overload-seconds", type=float, default=40.0, help="at 200 %%, each (40)")
+    parser.add_argument("--capacity-seconds", type=float, default=20.0, help="to measure the capacity (20)")
     parser.add_argument("--deadline", type=float, default=2.0, help="in times what a frame takes at capacity (2)")
     parser.add_argument("--queue", type=int, default=4)
     parser.add_argument("--engine", default="onnxruntime-cpu")
