@@ -31,8 +31,10 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 800, dark: bool = False, still: bool = True) -> None:
-        """Show a page in a window of this size, and wait until it says that it is ready."""
+    def open(
+        self, page: Path | str, *, width: int = 1280, height: int = 800, dark: bool = False, still: bool = True
+    ) -> None:
+        """Show a page, a file or an address, in a window of this size, and wait until it says that it is ready."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -46,7 +48,7 @@ class Browser:
         for kind in ("browser", "performance"):
             self.log(kind)  # what earlier pages left
         self.driver.get("about:blank")
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
         self.until("return document.documentElement?.dataset.ready !== undefined")
 
     def command(self, name: str, **parameters: Any) -> Any:
