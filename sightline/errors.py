@@ -95,3 +95,7 @@ class AnnotationError(SightlineError, ValueError):
 
 class HierarchyError(SightlineError, ValueError):
     """A decision cannot be taken apart as asked for, or a file holds no hierarchy."""
+
+
+class ServingError(SightlineError, ValueError):
+    """A server cannot be started as asked for: a setting, a key, a name, or a port is wrong."""

@@ -26,10 +26,11 @@ from sightline.cli import (
     export,
     features,
     inspect,
+    serve,
 )
 from sightline.errors import SightlineError
 
-_COMMANDS = (export, inspect, build, explain, decompose, features, evaluate, bench, demo, doctor, build_kernels)
+_COMMANDS = (export, inspect, build, explain, decompose, features, evaluate, serve, bench, demo, doctor, build_kernels)
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures
