@@ -1,4 +1,4 @@
-"""Nothing that the tests build or measure reaches the user's own cache folder; no test has a time limit; one Chromium."""
+"""Nothing that tests build or measure reaches the user's own cache folder; no test has a time limit; one Chromium."""
 
 from __future__ import annotations
 

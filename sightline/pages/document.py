@@ -54,7 +54,7 @@ def document(
             text may stand in it: it cannot end the element that holds it.
         styles: CSS, after that of every page.
         scripts: JavaScript, in order, run once the body is there.
-        sources: what the content security policy allows beyond that, by directive, e.g. ``{"connect-src": ["'self'"]}``.
+        sources: what the content security policy allows beyond that, by directive: ``{"connect-src": ["'self'"]}``.
 
     Raises:
         PageError: the data holds NaN, infinity or what JSON does not know, or a style or script would end its element.

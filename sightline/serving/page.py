@@ -9,6 +9,12 @@ from sightline.pages import hierarchy
 from sightline.pages.document import THEME_BUTTON, asset, document, source
 
 _ASSETS = Path(__file__).parent / "assets"
+HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",  # which a page cannot say of itself
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+}
+"""What the page is sent with. The rest of its policy stands in it."""
 _SCRIPTS = ("elements", "server", "intake", "stage", "report", "tree_frame", "page")
 
 
@@ -16,9 +22,9 @@ _SCRIPTS = ("elements", "server", "intake", "stage", "report", "tree_frame", "pa
 def page() -> str:
     """The HTML of the page. It holds nothing of any model: its scripts ask the server that it comes from.
 
-    It loads nothing and its content security policy lets it speak to its own origin only. A hierarchy is shown as the page
-    that the server makes of it, in a sandboxed frame; a frame inherits the policy of the page around it, so the scripts of
-    hierarchies are allowed here, by their hashes, like the page's own.
+    It loads nothing, and its content security policy lets it speak to its own origin only. A hierarchy is shown as the
+    page that the server makes of it, in a sandboxed frame; a frame inherits the policy of the page around it, so the
+    scripts of hierarchies are allowed here, by their hashes, like the page's own.
     """
     return document(
         "Sightline",

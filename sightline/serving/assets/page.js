@@ -21,6 +21,7 @@
     if (!error) return;
     if (!(error instanceof server.Refusal)) console.error(error);
     by("reason").textContent = error.message;
+    by("trouble").scrollIntoView({ block: "nearest" });
     by("details").textContent = [error.status && `HTTP ${error.status}`, error.id && `request ${error.id}`].filter(Boolean).join(" · ");
   };
   const say = (text) => (by("said").textContent = text);
@@ -38,6 +39,7 @@
     trouble(null);
     by("doing").textContent = doing;
     by("waiting").hidden = false;
+    by("waiting").scrollIntoView({ block: "nearest" }); // on a phone it is below the form
     say(doing);
     const began = performance.now();
     const tell = () => (by("elapsed").textContent = `${((performance.now() - began) / 1000).toFixed(1)} s`);

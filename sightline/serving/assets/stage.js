@@ -4,9 +4,9 @@ const stage = (() => {
   const LONGEST = 1024; // pixels of the canvas, at most
   const SHORTEST = 448; // of its longer side, at least: small images are enlarged smoothly
   const BOXES = 10; // regions that are drawn and listed
-  const FUSED = "All blocks";
-  let maps = new Map();
+  let maps = []; // [name, map]; the first one is what all blocks show together
   let size = [1, 1];
+  let unseen = false; // the browser cannot show the file (TIFF, mostly); the server may have read it
 
   const decode = ({ height, width, data }) => {
     const raw = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -19,51 +19,59 @@ const stage = (() => {
     if (map) heat.paint(canvas, map, [0, 0, ...size], size);
   };
 
-  const choose = (name) => paint(by("heat"), maps.get(name), Math.min(LONGEST, Math.max(SHORTEST, ...size)));
+  const choose = (at) => {
+    // What the browser cannot show is seen in the server's overlay, which has the first map in it, or not at all.
+    const drawn = unseen && at === 0 && maps.length > 0;
+    by("picture").hidden = unseen && !drawn;
+    paint(by("heat"), drawn ? null : maps[at]?.[1], Math.min(LONGEST, Math.max(SHORTEST, ...size)));
+  };
+
+  const resize = (found) => {
+    size = found;
+    by("frame").style.setProperty("--ratio", size[0] / size[1]);
+  };
 
   /** An image alone, before it is explained. */
   const image = async ({ address, name }) => {
-    maps = new Map();
+    maps = [];
     const picture = by("picture");
     Object.assign(picture, { src: address, alt: name, hidden: false });
     by("unseen").hidden = by("tools").hidden = by("layers").hidden = true;
     by("boxes").replaceChildren();
-    by("frame").style.setProperty("--ratio", size[0] / size[1]);
-    try {
-      await picture.decode();
-    } catch {
-      if (picture.src !== address) return; // another one was chosen meanwhile
-      picture.hidden = true;
-      by("unseen").hidden = false;
-    }
-    if (picture.src !== address) return;
-    size = picture.hidden ? [1, 1] : [picture.naturalWidth, picture.naturalHeight];
-    by("frame").style.setProperty("--ratio", size[0] / size[1]);
-    choose(null);
+    const shown = await picture.decode().then(
+      () => true,
+      () => false,
+    );
+    if (picture.src !== address) return; // another one was chosen meanwhile
+    unseen = !shown;
+    by("unseen").hidden = shown;
+    resize(shown ? [picture.naturalWidth, picture.naturalHeight] : [3, 2]);
+    choose(0);
   };
 
   /** What the server found out about the image that is shown. */
   const explain = (explanation) => {
-    size = [explanation.image.width, explanation.image.height];
-    by("frame").style.setProperty("--ratio", size[0] / size[1]);
+    resize([explanation.image.width, explanation.image.height]);
     by("unseen").hidden = true;
-    maps = new Map([[FUSED, decode(explanation.saliency)]]);
-    for (const layer of explanation.layers) maps.set(layer, decode(explanation.layer_maps[layer]));
-    by("layers").replaceChildren(by("layers").querySelector("legend"), ...[...maps].map(([name, map], at) => option(name, map, at)));
+    if (unseen) by("picture").src = `data:image/png;base64,${explanation.overlay}`;
+    by("opacity").disabled = unseen;
+    maps = [["All blocks", explanation.saliency], ...explanation.layers.map((layer) => [layer, explanation.layer_maps[layer]])];
+    maps = maps.map(([name, map]) => [name, decode(map)]);
+    by("layers").replaceChildren(by("layers").querySelector("legend"), ...maps.map(option));
     by("tools").hidden = false;
-    by("layers").hidden = maps.size < 2;
+    by("layers").hidden = maps.length < 2;
     by("boxes").replaceChildren(...explanation.regions.slice(0, BOXES).map(box));
-    choose(FUSED);
+    choose(0);
   };
 
-  const option = (name, map, at) => {
+  const option = ([name, map], at) => {
     const label = make("label", "", "layer");
     const radio = Object.assign(make("input", "", "visually-hidden"), { type: "radio", name: "layer", checked: !at });
-    radio.addEventListener("change", () => choose(name));
+    radio.addEventListener("change", () => choose(at));
     const small = make("canvas");
     const context = small.getContext("2d");
     [small.width, small.height] = size.map((side) => Math.max(1, Math.round((side * 144) / Math.max(...size))));
-    if (by("picture").naturalWidth) context.drawImage(by("picture"), 0, 0, small.width, small.height);
+    if (!unseen) context.drawImage(by("picture"), 0, 0, small.width, small.height);
     heat.paint(small, map, [0, 0, ...size], size);
     label.append(radio, small, make("span", name));
     return label;
