@@ -50,6 +50,11 @@ def stages(dockerfile: Path) -> list[list[Instruction]]:
     return found
 
 
+def ignore_file(dockerfile: Path) -> Path:
+    """What Docker does not send to the builder of this file."""
+    return dockerfile.with_name(f"{dockerfile.name}.dockerignore")
+
+
 def only(stage: list[Instruction], word: str) -> Instruction:
     """The one instruction of that name."""
     (found,) = [instruction for instruction in stage if instruction.word == word]

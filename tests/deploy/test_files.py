@@ -30,7 +30,7 @@ def arguments(words: list[str]) -> Any:
 def test_everything_is_read() -> None:
     assert [path.name for path in DOCKERFILES] == ["cpu.Dockerfile", "cuda.Dockerfile"]
     assert len(COMMANDS) == 6, sorted(COMMANDS)
-    known = {*DOCKERFILES, *files.MANIFESTS, files.UNIT, files.ENVIRONMENT}
+    known = {*DOCKERFILES, *map(files.ignore_file, DOCKERFILES), *files.MANIFESTS, files.UNIT, files.ENVIRONMENT}
     assert {path for path in DEPLOY.rglob("*") if path.is_file()} == known
 
 
@@ -77,6 +77,9 @@ def test_an_image_is_built_from_what_is_there(path: Path) -> None:
     sources = [source for each in build if each.word == "COPY" for source in each.rest.split()[:-1]]
     assert all((ROOT / source).exists() for source in sources)
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "sightline"} <= set(sources)
+    ignored = files.ignore_file(path).read_text().splitlines()
+    assert ignored.index("*") < min(ignored.index(f"!{source}") for source in sources)
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(sources)
     installs = [each.rest for each in build if each.rest.startswith(("pip install", "SIGHTLINE_ONNXRUNTIME="))]
     assert len(installs) == 1
     extras = re.search(r"'\.\[([\w,]+)\]'", installs[0])

@@ -40,7 +40,7 @@ HOSTILE = '</script><img src=x onerror="window.hacked=1">&amp;<!-- {} $& "\''
 KEY = "a-key-of-the-tests"
 DONE = "return document.getElementById('waiting').hidden"
 EXPLAINED = f"{DONE} && document.querySelectorAll('.layer').length > 0"
-PREDICTED = "return document.querySelectorAll('.bar').length > 0"
+PREDICTED = "return !document.getElementById('taken-for').hidden"
 
 
 @contextmanager
@@ -389,34 +389,59 @@ def test_an_api_key_is_asked_for_and_kept_nowhere(browser: Browser) -> None:
 
 
 BUSY = """
-    // The queue is full twice; then the server is asked. The clock of the page goes on when it is told to.
+    // Asked for PATH the server is busy TIMES times; the seconds of the page go by when they are told to.
     const real = window.fetch;
-    window.left = 2;
+    window.left = TIMES;
     window.fetch = (path, options) => {
-      if (!path.includes(':explain') || !window.left) return real(path, options);
+      if (!path.endsWith('PATH') || !window.left) return real(path, options);
       window.left -= 1;
-      const body = JSON.stringify({ error: 'the queue is full: 64 images wait.', status: 429, id: 'busy' });
-      return Promise.resolve(new Response(body, { status: 429, headers: { 'Retry-After': '3' } }));
+      const body = JSON.stringify({ error: 'MESSAGE', status: STATUS, id: 'busy' });
+      return Promise.resolve(new Response(body, { status: STATUS, headers: { 'Retry-After': '3' } }));
     };
     window.ticks = [];
-    window.setTimeout = (tick, time) => { if (time === 1000) window.ticks.push(tick); };
+    const later = window.setTimeout;
+    window.setTimeout = (tick, time) => (time === 1000 ? window.ticks.push(tick) : later(tick, time));
 """
+
+
+def busy(path: str, times: int, status: int, message: str) -> str:
+    said = BUSY.replace("PATH", path).replace("TIMES", str(times)).replace("STATUS", str(status))
+    return said.replace("MESSAGE", message)
+
+
+def wait_as_told(browser: Browser, message: str) -> None:
+    for left in (3, 2, 1):
+        browser.until(f"return document.getElementById('details')?.textContent.includes('asking again in {left} s')")
+        assert browser.text("#reason") == message
+        browser.until("return window.ticks.length > 0")
+        browser.run("window.ticks.shift()()")
 
 
 def test_a_full_queue_is_waited_for_as_long_as_the_server_says(browser: Browser, site: str) -> None:
     opened(browser, site, IMAGES["pit"])
-    browser.run(BUSY)
+    message = "the queue is full: 64 images wait."
+    browser.run(busy(":explain", 2, 429, message))
     browser.one("#explain").click()
     for _ in range(2):
-        for left in (3, 2, 1):
-            browser.until(f"return document.getElementById('details').textContent.includes('asking again in {left} s')")
-            assert browser.text("#reason") == "the queue is full: 64 images wait."
-            browser.until("return window.ticks.length > 0")
-            browser.run("window.ticks.shift()()")
+        wait_as_told(browser, message)
     browser.until(EXPLAINED)
     assert browser.run("return window.left") == 0
     assert not browser.one("#trouble").is_displayed()
     assert browser.text("#title").startswith("pit ")
+
+
+def test_a_model_that_is_being_opened_is_waited_for(browser: Browser, site: str) -> None:
+    message = "surface is being opened."
+    early = "Page.addScriptToEvaluateOnNewDocument"
+    added = browser.command(early, source=busy("v1/models/surface", 1, 503, message))["identifier"]
+    try:
+        browser.driver.get(site)
+        wait_as_told(browser, message)
+        browser.until("return document.documentElement.dataset.ready !== undefined")
+        assert texts(browser, "#model option") == ["surface", "hostile"]
+        assert not browser.one("#trouble").is_displayed()
+    finally:
+        browser.command("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
 
 
 def test_cancelling(browser: Browser, site: str) -> None:

@@ -3,6 +3,7 @@
 (async () => {
   const models = new Map(); // name -> what the server says about it
   let running = null; // the explanation, tree or npz under way; one at a time
+  let done = Promise.resolve(); // when it ended
   let looking = null; // the prediction under way
 
   heat.begin(JSON.parse(by("data").textContent).colours);
@@ -32,9 +33,8 @@
   };
 
   /** Do one thing that takes a while; it can be cancelled, and a failure of it is shown. */
-  const run = async (doing, work) => {
-    const controller = new AbortController();
-    running = controller;
+  const run = (doing, work) => (done = carry(doing, work, (running = new AbortController())));
+  const carry = async (doing, work, controller) => {
     ready();
     trouble(null);
     by("doing").textContent = doing;
@@ -110,8 +110,7 @@
     by("explained").hidden = !found;
     if (!found) {
       heading(image.name, "");
-      by("bars").replaceChildren();
-      by("others").textContent = "";
+      by("taken-for").hidden = true;
     }
     await Promise.all([stage.image(image), found ? null : predict(image)]);
     if (intake.current() !== image || answer(image) !== found || !found) return;
@@ -167,8 +166,8 @@
     tab("tree");
     const found = answer(image);
     by("of").textContent = `Which units carried ${found.explanation.label}, and through which features, down to the edges.`;
-    if (!found.tree) {
-      if (running) return;
+    while (running) await done;
+    if (!found.tree && !by("panel-tree").hidden && intake.current() === image) {
       await run(`Taking ${found.explanation.label} apart`, async (signal) => {
         const asked = await instance(image, found.explanation.target);
         const said = await server.post(found.model.name, "decompose", asked, {}, { accept: "text/html", signal, busy });
@@ -233,15 +232,16 @@
 
   // What there is to choose from.
   const describe = () => {
-    const { labels, classes, methods, method, engine, precision } = model();
+    const { labels, classes, methods, method, engine, precision, limits } = model();
     options(by("target"), [["", "What the network predicts"], ...Array.from({ length: classes }, (_, at) => [String(at), labels?.[at] ?? String(at)])]);
     options(by("method"), [["", `${report.named(method)}, as the server is set up`], ...methods.map((name) => [name, report.named(name)])]);
+    by("deadline").placeholder = limits.deadline ? `at most ${limits.deadline}` : "no limit";
     by("about").textContent = `· ${engine}, ${precision}`;
   };
   const start = async () => {
     trouble(null);
     try {
-      for (const name of await server.models()) models.set(name, await server.model(name));
+      for (const name of await server.models(busy)) models.set(name, await server.model(name, busy));
       options(by("model"), [...models.keys()].map((name) => [name, name]));
       if (models.size) describe();
       await show(intake.current());

@@ -20,6 +20,7 @@ const report = (() => {
     const order = probabilities.map((_, target) => target).sort((one, other) => probabilities[other] - probabilities[one]);
     const shown = order.slice(0, SHOWN);
     if (Number.isInteger(explained) && !shown.includes(explained)) shown.push(explained);
+    by("taken-for").hidden = false;
     by("bars").replaceChildren(
       ...shown.map((target) => {
         const item = make("li");
@@ -28,7 +29,7 @@ const report = (() => {
         button.title = "Explain this class";
         if (target === explained) button.setAttribute("aria-current", "true");
         const bar = make("i");
-        bar.style.width = `${100 * Math.min(Math.max(probabilities[target], 0), 1)}%`;
+        bar.style.setProperty("--share", `${100 * Math.min(Math.max(probabilities[target], 0), 1)}%`);
         button.append(make("span", label(model, target)), make("span", percent(probabilities[target]), "numbers"), bar);
         button.addEventListener("click", () => choose(target));
         item.append(button);

@@ -50,10 +50,10 @@ const server = (() => {
         reject(signal.reason);
       };
       const timer = setTimeout(() => {
-        signal.removeEventListener("abort", abort);
+        signal?.removeEventListener("abort", abort);
         resolve();
       }, 1000);
-      signal.addEventListener("abort", abort, { once: true });
+      signal?.addEventListener("abort", abort, { once: true });
     });
 
   /** Ask; where the server is busy and says for how long, wait as long as that and ask again. */
@@ -86,8 +86,9 @@ const server = (() => {
     Refusal,
     base64,
     enter: (entered) => void (key = entered),
-    models: async (signal) => (await (await ask("v1/models", { signal })).json()).models,
-    model: async (name, signal) => (await ask(model(name), { signal })).json(),
+    models: async (busy) => (await (await patiently("v1/models", {}, busy)).json()).models,
+    /** What the server says about a model, once it is ready. */
+    model: async (name, busy) => (await patiently(model(name), {}, busy)).json(),
     /** POST one instance; ``accept`` says as what it shall come back. The answer is a Response. */
     post: (name, verb, instance, parameters, { accept, signal, busy }) =>
       patiently(model(name, verb), { body: { instances: [instance], parameters }, accept, signal }, busy),
