@@ -103,10 +103,10 @@ class Explanation:
             SaveError: another suffix, or the file cannot be written.
         """
         path = Path(path)
-        save(path, self.encoded(path.suffix))
+        save(path, self.encoded(path.name))
 
-    def encoded(self, suffix: str) -> bytes:
-        """The explanation as the content of a file.
+    def encoded(self, name: str) -> bytes:
+        """The explanation as the content of a file of this name, or of this suffix.
 
         ``.png``: the overlay, captioned with label and score. ``.npz``: the maps (``saliency``, ``image_saliency``,
         ``layer_maps/<block>``) and ``metadata``, the JSON below. ``.json``: the :meth:`facts`.
@@ -115,9 +115,10 @@ class Explanation:
             SaveError: another suffix.
         """
         writers: Mapping[str, Callable[[], bytes]] = {".png": self._png, ".npz": self._npz, ".json": self._json}
-        if suffix.lower() not in writers:
-            raise SaveError(f"the suffix {suffix!r} does not say how to save it: use one of {', '.join(writers)}.")
-        return writers[suffix.lower()]()
+        suffix = (Path(name).suffix or name).lower()
+        if suffix not in writers:
+            raise SaveError(f"{name!r} does not say how to save it: use one of the suffixes {', '.join(writers)}.")
+        return writers[suffix]()
 
     def _png(self) -> bytes:
         buffer = io.BytesIO()

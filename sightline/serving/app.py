@@ -15,7 +15,7 @@ from sightline.errors import SightlineError
 from sightline.serving import metrics, openapi, page
 from sightline.serving.bodies import ClientGone
 from sightline.serving.desk import Desk
-from sightline.serving.front import Front, error_response
+from sightline.serving.front import Front, error_response, fault
 from sightline.serving.keys import Keys
 from sightline.serving.models import Model, Registry
 from sightline.serving.refusal import RefusedError, refusal
@@ -61,6 +61,7 @@ def build(registry: Registry, desk: Desk, keys: Keys) -> Front:
     app.add_exception_handler(SightlineError, _refused)
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _failed)
 
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -199,6 +200,11 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     messages = {404: "there is no such path: see /openapi.json.", 405: "this path has no such method."}
     message = messages.get(error.status_code, str(error.detail))
     return error_response(RefusedError(error.status_code, message), request.scope["state"]["visit"], error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Told without its trace, which is in the log: the error goes on to the front."""
+    return error_response(fault(), request.scope["state"]["visit"])
 
 
 async def _gone(request: Request, error: Exception) -> Response:

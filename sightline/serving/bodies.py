@@ -52,7 +52,7 @@ async def read(request: HttpRequest, visit: Visit, room: Room, most: int, second
         raise RefusedError(
             413, f"the body of {announced[:20]} bytes is larger than {most}: send fewer or smaller images."
         )
-    visit.hold(room, int(announced) if announced.isdecimal() else 0)
+    room.check(int(announced) if announced.isdecimal() else 0)  # room is taken by bytes that came, not by promises
     try:
         return await asyncio.wait_for(_received(request, visit, room, most), seconds)
     except asyncio.TimeoutError as error:
@@ -60,7 +60,6 @@ async def read(request: HttpRequest, visit: Visit, room: Room, most: int, second
 
 
 async def _received(request: HttpRequest, visit: Visit, room: Room, most: int) -> bytes:
-    held = int(request.headers.get("content-length", "0"))
     chunks: list[bytes] = []
     while True:
         message = await request.receive()
@@ -70,9 +69,7 @@ async def _received(request: HttpRequest, visit: Visit, room: Room, most: int) -
         visit.received += len(chunk)
         if visit.received > most:
             raise RefusedError(413, f"the body is larger than {most} bytes: send fewer or smaller images.")
-        if visit.received > held:
-            visit.hold(room, visit.received - held)
-            held = visit.received
+        visit.hold(room, len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -33,7 +33,7 @@ class Front:
         """Whether nothing new is begun."""
         self._active = 0
         self.idle = asyncio.Event()
-        """Set while no request is under way."""
+        """Set while no POST is under way."""
         self.idle.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,13 +50,16 @@ class Front:
             path=shortened(scope["path"]),
         )
         scope["state"] = {**scope.get("state", {}), "visit": visit, "stopping": self.stopping}
-        self._active += 1
-        self.idle.clear()
+        counts = scope["method"] == "POST"  # whoever asks for the server's health does not keep it alive
+        if counts:
+            self._active += 1
+            self.idle.clear()
         try:
             await self._answer(scope, receive, _Marked(send, visit), visit, headers)
         finally:
             visit.release()
-            self._active -= 1
+            if counts:
+                self._active -= 1
             if not self._active:
                 self.idle.set()
             self._metrics.requests.labels(visit.model, visit.verb, str(visit.status)).inc()
@@ -73,10 +76,8 @@ class Front:
             await self._app(scope, receive, send)
         except Exception:
             logger.exception("request %s failed", visit.id)
-            visit.error = visit.error or "a fault of the server"
             if not send.started:
-                fault = RefusedError(500, "a fault of the server: its log has the trace, under this id.")
-                await error_response(fault, visit)(scope, receive, send)
+                await error_response(fault(), visit)(scope, receive, send)
 
     def _refused(self, scope: Scope, headers: Mapping[str, str]) -> RefusedError | None:
         path: str = scope["path"]
@@ -105,6 +106,11 @@ class _Marked:
         elif message["type"] == "http.response.body":
             self._visit.sent += len(message.get("body", b""))
         await self._send(message)
+
+
+def fault() -> RefusedError:
+    """What is answered where the server itself is wrong."""
+    return RefusedError(500, "a fault of the server: its log has the trace, under this id.")
 
 
 def error_response(refused: RefusedError, visit: Visit, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
@@ -42,6 +43,8 @@ def install(level: str, stream: TextIO | None = None) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
+    # What Pillow warns of in strangers' files is no news, and Python would remember every text of it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("uvicorn.access").disabled = True  # the line of a request is written here
 
 

@@ -20,20 +20,28 @@ class Room:
         """What is held now."""
         return self._taken
 
-    def take(self, amount: int) -> None:
-        """Take some of it.
+    def check(self, amount: int) -> None:
+        """Refuse now what would not find room now, without taking any.
 
         Raises:
             RefusedError: there is not so much left at the moment.
         """
+        if self._taken + amount > self._size:
+            raise RefusedError(
+                429,
+                f"the server holds {self._taken} of at most {self._size} {self._what} at the moment, and this request "
+                f"needs {amount} more: send it again later.",
+                retry=1,
+            )
+
+    def take(self, amount: int) -> None:
+        """Take some of it.
+
+        Raises:
+            RefusedError: as for :meth:`check`.
+        """
         with self._lock:
-            if self._taken + amount > self._size:
-                raise RefusedError(
-                    429,
-                    f"the server holds {self._taken} of at most {self._size} {self._what} at the moment, and this "
-                    f"request needs {amount} more: send it again later.",
-                    retry=1,
-                )
+            self.check(amount)
             self._taken += amount
 
     def give(self, amount: int) -> None:

@@ -6,6 +6,7 @@ ends the reading of a list, so that a million wrong values do not make a million
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,14 +68,12 @@ class _Asking(_Strict):
             MethodError: there is no such method, or a parameter is not one of its own or out of range.
         """
         settings = {} if self.settings is None else self.settings.model_dump(exclude_none=True)
-        if self.method is None and not settings:
-            return own
-        name = own.name if self.method is None else self.method
-        if name not in allowed:
-            raise MethodError(f"there is no method {name!r} here: choose {', '.join(allowed)}.")
-        if foreign := [key for key in settings if key not in METHODS[name]().__dataclass_fields__]:
-            raise MethodError(f"{foreign[0]!r} is no parameter of {name}: leave it out.")
-        return METHODS[name](**settings)
+        if self.method is not None and self.method not in allowed:
+            raise MethodError(f"there is no method {self.method!r} here: choose {', '.join(allowed)}.")
+        method = own if self.method is None else METHODS[self.method]()
+        if foreign := sorted(settings.keys() - asdict(method)):
+            raise MethodError(f"{foreign[0]!r} is no parameter of {method.name}: leave it out.")
+        return replace(method, **settings)
 
 
 class Instance(_Strict):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -24,6 +25,8 @@ GRACE = 30.0
 """Seconds in which what was begun has to end, once the server is told to stop."""
 LOOK = 2.0
 """Seconds between two looks at the bundles on disk."""
+
+_BACKLOG = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,8 @@ class Server:
     def stop(self) -> None:
         """Begin nothing new, finish what was begun, end. Any thread may call it."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._told)
 
     async def _serve(self, opened: Callable[[], None] | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -170,6 +174,7 @@ def _listening(host: str, port: int) -> socket.socket:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
+            found.listen(_BACKLOG)  # now: whoever asks early waits, and is not turned away
             found.setblocking(False)
         except BaseException:
             found.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -63,7 +64,7 @@ class V1:
                 "blocks": [block.name for block in bundle.blocks],
                 "methods": list(choices.methods),
                 "method": choices.method.name,
-                "settings": {key: getattr(choices.method, key) for key in choices.method.__dataclass_fields__},
+                "settings": asdict(choices.method),
                 "engine": explainer.engine,
                 "precision": explainer.precision,
                 "batch_size": explainer.batch_size,

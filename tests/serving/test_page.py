@@ -8,15 +8,12 @@ import itertools
 import json
 import re
 import shutil
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -29,10 +26,9 @@ from selenium.webdriver.common.keys import Keys
 from sightline import demo
 from sightline.runtime.rendering import colours
 from sightline.serving.keys import Keys as ApiKeys
-from sightline.serving.models import Choices
 from sightline.serving.page import page
-from sightline.serving.server import Server
 from tests.pages.browser import Browser
+from tests.serving.running import Running, running
 
 Document = dict[str, Any]
 IMAGES = {sample.name: sample.image for sample in demo.samples()}
@@ -43,30 +39,6 @@ EXPLAINED = f"{DONE} && document.querySelectorAll('.layer').length > 0"
 PREDICTED = "return !document.getElementById('taken-for').hidden"
 
 
-@contextmanager
-def serving(bundles: Sequence[Path], **options: Any) -> Iterator[str]:
-    """A server on a port of its own; its address."""
-    choices = Choices(engine="onnxruntime-cpu", threads=1, batch_size=8)
-    server = Server(bundles, port=0, choices=choices, look=None, **options)
-    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
-
-    def serve() -> None:
-        try:
-            server.run(lambda: outcome.put(None))
-        except BaseException as error:
-            outcome.put(error)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    if failed := outcome.get():
-        raise failed
-    try:
-        yield "http://{}:{}/".format(*server.address)
-    finally:
-        server.stop()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the demo's network, and with the same one under hostile labels."""
@@ -75,8 +47,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     manifest = json.loads((hostile / "manifest.json").read_text())
     manifest["labels"] = [f"{HOSTILE}{number}" for number in range(len(manifest["labels"]))]
     (hostile / "manifest.json").write_text(json.dumps(manifest))
-    with serving([demo.BUNDLE, hostile]) as address:
-        yield address
+    with running([demo.BUNDLE, hostile]) as server:
+        yield address(server)
+
+
+def address(server: Running) -> str:
+    return str(server.client.base_url) + "/"
 
 
 def post(site: str, verb: str, image: bytes, model: str = "surface", target: Any = None, **parameters: Any) -> Document:
@@ -368,8 +344,8 @@ def test_hostile_names_and_labels_stay_text(browser: Browser, site: str, tmp_pat
 
 
 def test_an_api_key_is_asked_for_and_kept_nowhere(browser: Browser) -> None:
-    with serving([demo.BUNDLE], keys=ApiKeys((KEY,))) as site:
-        opened(browser, site)
+    with running([demo.BUNDLE], keys=ApiKeys((KEY,))) as server:
+        opened(browser, address(server))
         assert browser.one("#entrance").is_displayed()
         assert browser.run("return document.activeElement.id") == "key"
         assert "API key" in browser.text("#reason")
