@@ -95,3 +95,7 @@ class AnnotationError(SightlineError, ValueError):
 
 class HierarchyError(SightlineError, ValueError):
     """A decision cannot be taken apart as asked for, or a file holds no hierarchy."""
+
+
+class DatasetError(SightlineError):
+    """A set of images cannot be explained as asked for, or a folder holds no explained set."""
