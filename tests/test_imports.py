@@ -27,9 +27,11 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"kernels", "bindings", "bundle", "cache", "errors"},
     "bench": {"runtime", "kernels", "bindings", "bundle", "cache", "errors"},
     "metrics": {"runtime", "kernels", "bundle", "errors"},
-    "pages": {"metrics", "runtime", "bundle", "errors"},
+    "dataset": {"", "runtime", "bindings", "bundle", "cache", "errors"},
+    "pages": {"metrics", "dataset", "runtime", "bundle", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"},
+    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"}
+    | {"dataset"},
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -41,6 +43,7 @@ LOADED: dict[str, set[str]] = {
     "exporter": {"numpy", "onnx", "onnx_ir", "onnxscript", "google", "onnxruntime"},
     "bench": {"numpy"},
     "metrics": {"numpy", "PIL"},
+    "dataset": {"numpy", "PIL"},
     "pages": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
 }
@@ -50,6 +53,7 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "dataset": {"cupy", "pyarrow", "ray"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.

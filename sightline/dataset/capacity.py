@@ -12,6 +12,8 @@ from sightline.bundle import Bundle
 from sightline.errors import DatasetError, OutOfMemoryError
 from sightline.runtime.memory_plan import SHARE, memory_plan
 
+PROCESS = 256 << 20
+"""Bytes that a worker holds besides its engines: Python, the engine's package, an image, the rows of a shard."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ def bytes_of(bundle: Bundle, engine: str, precision: Precision, batch_size: int)
     devices = {entry.name: entry.device for entry in available()}
     device = devices[engine]
     plan = memory_plan(bundle, device, precision, shared=devices[attribution_engine(engine)] == device)
-    return plan.fixed + batch_size * plan.per_image, plan.free
+    beside = PROCESS if device == "cpu" else 0
+    return plan.fixed + batch_size * plan.per_image + beside, plan.free
 
 
 def workers_for(asked: int | None, needed: int, free: int, device: Device, gpus: int) -> int:
@@ -64,8 +67,9 @@ def workers_for(asked: int | None, needed: int, free: int, device: Device, gpus:
         wanted = room
     if wanted > room:
         raise OutOfMemoryError(
-            f"{wanted} worker{'s' * (wanted != 1)} would hold {needed / 2**20:,.0f} MiB each and {free / 2**20:,.0f} MiB "
-            f"are free: there is room for {room}. Ask for fewer (--workers) or a smaller --batch-size."
+            f"{wanted} worker{'s' * (wanted != 1)} would hold {needed / 2**20:,.0f} MiB each, and "
+            f"{free / 2**20:,.0f} MiB are free: there is room for {room}. "
+            "Ask for fewer (--workers) or a smaller --batch-size."
         )
     return wanted
 

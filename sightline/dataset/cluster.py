@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sightline.bindings.engine import Device
 from sightline.dataset import attempts, work
 from sightline.dataset.environment import SINGLE
-from sightline.dataset.rows import Failure
 from sightline.dataset.shards import Shard
 from sightline.dataset.watcher import Watcher
 from sightline.dataset.work import Done, Place
@@ -28,8 +25,13 @@ from sightline.errors import DatasetError, MissingPackageError, SightlineError
 
 LOCAL = "local"
 """The address of a cluster that is this machine alone, started for the run."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-"""No telemetry, and no progress bars beside our own."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+"""No telemetry, no progress bars beside our own, no talk of Ray's own processes."""
+_TOKEN = "RAY_AUTH_TOKEN"
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +148,12 @@ def _connected(address: str) -> Iterator[Any]:
         MissingPackageError: it is not installed.
         DatasetError: the cluster cannot be reached.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    settings = dict(_QUIET)
+    if address == LOCAL:
+        # Otherwise Ray would make one and leave it in the user's home folder.
+        settings[_TOKEN] = secrets.token_hex(32)
+    added = [name for name in settings if name not in os.environ]
+    os.environ.update({name: settings[name] for name in added})
     try:
         import ray
         import ray.data
@@ -166,10 +172,10 @@ def _connected(address: str) -> Iterator[Any]:
         raise DatasetError(
             f"there is no Ray cluster at {address!r} ({error}): name its address, 'auto' or 'local'."
         ) from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield ray
     finally:
         ray.shutdown()
+        for name in added:
+            del os.environ[name]

@@ -30,6 +30,8 @@ class Explained:
     target: int
     label: str
     score: float
+    probabilities: list[float] | None
+    """Of all classes; None where they were not kept."""
     method: str
     parameters: Mapping[str, Any]
     passes: int
@@ -125,6 +127,7 @@ def _explained(row: rows.Row) -> Explained:
         target=row["target"],
         label=row["label"],
         score=row["score"],
+        probabilities=row["probabilities"],
         method=row["method"],
         parameters=json.loads(row["parameters"]),
         passes=row["passes"],

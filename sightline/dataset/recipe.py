@@ -41,6 +41,8 @@ class Recipe:
     precision: Precision
     batch_size: int
     maps: Maps
+    probabilities: bool
+    """Whether rows hold those of all classes: one more batch of passes for each image."""
     threads: int
 
     def settings(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Recipe:
             "precision": self.precision,
             "batch_size": self.batch_size,
             "maps": self.maps,
+            "probabilities": self.probabilities,
         }
 
     def versions(self) -> dict[str, str | None]:

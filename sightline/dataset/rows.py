@@ -70,6 +70,7 @@ def schema() -> Any:
             ("target", pa.int32()),
             ("label", pa.string()),
             ("score", pa.float64()),
+            ("probabilities", pa.list_(pa.float32())),
             ("method", pa.string()),
             ("parameters", pa.string()),
             ("passes", pa.int32()),
@@ -89,7 +90,7 @@ _REPEATED = ("label", "method", "parameters", "engine", "precision", "bundle", "
 """Columns that are kept as a dictionary: few values, again and again."""
 
 
-def row(key: Key, explanation: Explanation, maps: Maps) -> Row:
+def row(key: Key, explanation: Explanation, maps: Maps, probabilities: list[float] | None = None) -> Row:
     """One explanation as a row."""
     path, digest = key
     found: Row = {
@@ -100,6 +101,7 @@ def row(key: Key, explanation: Explanation, maps: Maps) -> Row:
         "target": explanation.target,
         "label": explanation.label,
         "score": explanation.score,
+        "probabilities": probabilities,
         "method": explanation.method,
         "parameters": json.dumps(dict(explanation.parameters), sort_keys=True),
         "passes": explanation.passes,
@@ -129,9 +131,9 @@ def packed(saliency: npt.NDArray[np.float32], maps: Maps) -> bytes:
 
 def unpacked(content: bytes, shape: Sequence[int], dtype: str) -> npt.NDArray[np.float32]:
     """What :func:`packed` made of a map: H×W float32 in [0, 1]."""
-    if dtype == "uint8":
-        return np.frombuffer(content, np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
-    return np.frombuffer(content, "<f2").reshape(shape).astype(np.float32)
+    kept = np.frombuffer(content, np.uint8 if dtype == "uint8" else "<f2").reshape(shape)
+    saliency: npt.NDArray[np.float32] = kept.astype(np.float32)
+    return saliency / np.float32(255) if dtype == "uint8" else saliency
 
 
 def parquet(images: Sequence[Key], rows: Sequence[Row], failures: Sequence[Failure]) -> bytes:

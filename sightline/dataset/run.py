@@ -67,6 +67,7 @@ def explain_set(
     precision: Precision = "fp32",
     batch_size: int | None = None,
     maps: Maps = "uint8",
+    probabilities: bool = False,
     workers: int | None = None,
     threads: int | None = None,
     ray: str | None = None,
@@ -93,6 +94,7 @@ def explain_set(
         precision: of the masked passes.
         batch_size: masked images per pass; by default a fixed number, so that no measurement decides about rows.
         maps: ``uint8`` keeps them in steps of 1/255, ``float16`` in half precision, ``none`` not at all.
+        probabilities: keep those of all classes, too, at the price of one more batch of passes for each image.
         workers: processes, or actors on Ray; by default one a core or GPU, as far as memory goes.
         threads: CPU threads of each; by default its share of the cores.
         ray: the address of a cluster, ``auto`` for the one this machine belongs to, ``local`` for one of this machine
@@ -119,7 +121,7 @@ def explain_set(
         raise DatasetError(f"maps={maps!r} is unknown: choose uint8, float16 or none.")
     watcher = watcher or Watcher()
     opened = bundle if isinstance(bundle, Bundle) else load(bundle)
-    targets = target if isinstance(target, (list, tuple)) else [target]
+    targets = [target] if target is None or isinstance(target, (int, str)) else list(target)
     name, device = recipe.engine_for(opened, engine, precision)
     size = batch_size or recipe.batch_size_for(device, max_passes)
     needed, free = capacity.bytes_of(opened, name, precision, size)
@@ -136,6 +138,7 @@ def explain_set(
         precision=precision,
         batch_size=size,
         maps=maps,
+        probabilities=probabilities,
         threads=threads or (1 if ray else capacity.threads_of(workers or 1)),
     )
     folder, place = Path(images), Path(out)

@@ -37,8 +37,7 @@ class Shard:
 def cut(entries: Sequence[Entry], size: int) -> list[Shard]:
     """Consecutive images, ``size`` to a shard, the last one with what is left."""
     return [
-        Shard(number, tuple(entries[begin : begin + size]))
-        for number, begin in enumerate(range(0, len(entries), size))
+        Shard(number, tuple(entries[begin : begin + size])) for number, begin in enumerate(range(0, len(entries), size))
     ]
 
 
@@ -72,9 +71,7 @@ def due(out: Path, shards: Sequence[Shard], *, retry: bool = False) -> list[Shar
             raise DatasetError(f"{path} cannot be moved to {old} ({error.strerror or error}).") from error
     where = _where(sorted(old.glob("*.parquet")))
     return [
-        Shard(
-            shard.number, shard.entries, tuple(sorted({where[e.key] for e in shard.entries if e.key in where}))
-        )
+        Shard(shard.number, shard.entries, tuple(sorted({where[e.key] for e in shard.entries if e.key in where})))
         for shard in shards
         if shard.name not in done
     ]
@@ -89,7 +86,7 @@ def _contents(path: Path) -> rows.Contents | None:
 
 
 def _where(paths: Iterable[Path]) -> dict[Key, str]:
-    found = {}
+    found: dict[Key, str] = {}
     for path in paths:
         if (contents := _contents(path)) is not None:
             found |= dict.fromkeys(contents.images, path.name)

@@ -22,7 +22,6 @@ from sightline.dataset.rows import Failure, Row
 from sightline.dataset.shards import OLD, WORK, Shard
 from sightline.errors import DatasetError, EngineError, ImageError, SightlineError, UngatedError
 from sightline.runtime.explainer import Explainer
-from sightline.runtime.explanation import Explanation
 
 DEATHS = 3
 """So many workers may die on an image before it counts as failed."""
@@ -71,8 +70,8 @@ class Explaining:
         """
         self._open()
 
-    def __call__(self, picture: Image.Image) -> list[Explanation]:
-        """Explain one picture for all targets, its passes in batches of their own.
+    def __call__(self, key: Key, picture: Image.Image) -> list[Row]:
+        """Explain one picture for all targets, its passes in batches of their own: a row for each.
 
         Nothing of another image is in them, so that a row depends on nothing but its image. After an error of the
         engine a new one gets the image a second time.
@@ -80,13 +79,12 @@ class Explaining:
         Raises:
             SightlineError: the image cannot be explained.
         """
-        recipe = self.place.recipe
         try:
-            return self._open()(picture, recipe.targets, max_passes=recipe.max_passes)
+            return self._rows(key, picture)
         except EngineError as error:
             logger.warning("the engine failed and is opened anew: %s", error)
             self.close()
-            return self._open()(picture, recipe.targets, max_passes=recipe.max_passes)
+            return self._rows(key, picture)
 
     def close(self) -> None:
         """Free the engine."""
@@ -101,6 +99,15 @@ class Explaining:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _rows(self, key: Key, picture: Image.Image) -> list[Row]:
+        explainer, recipe = self._open(), self.place.recipe
+        found = explainer(picture, recipe.targets, max_passes=recipe.max_passes)
+        probabilities = None
+        if recipe.probabilities:
+            ((values,),) = explainer.classify([picture])
+            probabilities = values.tolist()
+        return [rows.row(key, explanation, recipe.maps, probabilities) for explanation in found]
 
     def _open(self) -> Explainer:
         if self._explainer is None:
@@ -151,9 +158,10 @@ def make(
     with Attempt(attempt) as notes:
         for index, entry in enumerate(shard.entries):
             key, made, explained = _one(entry, past, explaining, notes)
-            failure = Failure(*key, made) if isinstance(made, str) else None
             images.append(key)
-            if failure is not None:
+            failure = None
+            if isinstance(made, str):
+                failure = Failure(*key, made)
                 failures.append(failure)
             else:
                 found += made
@@ -220,8 +228,7 @@ def _one(entry: Entry, past: Past, explaining: Explaining, notes: Attempt) -> tu
 def _explained(key: Key, content: bytes, explaining: Explaining) -> list[Row] | str:
     """The rows of the bytes of an image, or why there are none."""
     try:
-        found = explaining(_picture(key, content))
-        return [rows.row(key, explanation, explaining.place.recipe.maps) for explanation in found]
+        return explaining(key, _picture(key, content))
     except SightlineError as error:
         return str(error)
     except MemoryError:
