@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,30 +152,39 @@ def _connected(address: str) -> Iterator[Any]:
     if address == LOCAL:
         # Otherwise Ray would make one and leave it in the user's home folder.
         settings[_TOKEN] = secrets.token_hex(32)
-    added = [name for name in settings if name not in os.environ]
-    os.environ.update({name: settings[name] for name in added})
+    with _added(settings):
+        try:
+            import ray
+            import ray.data
+            import ray.exceptions
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("ray", purpose="a set explained on a cluster", extra="ray") from error
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address == LOCAL else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": dict.fromkeys(SINGLE, "1")},
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DatasetError(
+                f"there is no Ray cluster at {address!r} ({error}): name its address, 'auto' or 'local'."
+            ) from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _added(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables where they are not set, as long as it takes."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
     try:
-        import ray
-        import ray.data
-        import ray.exceptions
-    except ModuleNotFoundError as error:
-        raise MissingPackageError("ray", purpose="a set explained on a cluster", extra="ray") from error
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": dict.fromkeys(SINGLE, "1")},
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DatasetError(
-            f"there is no Ray cluster at {address!r} ({error}): name its address, 'auto' or 'local'."
-        ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
         for name in added:
-            del os.environ[name]
+            os.environ.pop(name, None)
