@@ -38,6 +38,11 @@ class Past:
     causes: dict[Key, str] = field(default_factory=dict)
     """How the last of them ended, where that is known."""
 
+    @property
+    def images(self) -> int:
+        """How many images are explained, or have failed."""
+        return len(self.rows) + len(self.failed)
+
     def of(self, key: Key) -> list[Row] | str | None:
         """The rows of an image, or why it has none; None where that is not known."""
         return self.rows.get(key, self.failed.get(key))

@@ -70,8 +70,6 @@ class Cluster:
     """Bytes that an actor is expected to hold, which Ray sets aside for it where engines run on the processor."""
     device: Device
     watcher: Watcher = field(default_factory=Watcher)
-    explained: int = 0
-    """Images explained so far."""
 
     def run(self, shards: Sequence[Shard], done: int, total: int) -> None:
         """Make all of them.
@@ -114,7 +112,6 @@ class Cluster:
         if isinstance(made, str):
             raise DatasetError(f"the workers cannot work: {made}")
         for one in made:
-            self.explained += one.explained
             self.watcher.image(one.failure)
 
     def _resources(self, ray: Any, shards: int) -> tuple[dict[str, Any], int]:

@@ -53,8 +53,6 @@ class Pool:
     devices: Sequence[Mapping[str, str]] = ({},)
     """Environment variables of the workers, taken in turn: which GPU each may see."""
     watcher: Watcher = field(default_factory=Watcher)
-    explained: int = 0
-    """Images explained so far."""
 
     def run(self, shards: Sequence[Shard], done: int, total: int) -> None:
         """Make all of them.
@@ -132,7 +130,6 @@ class Pool:
         if isinstance(said, Done):
             if said.index >= count.images:  # otherwise an earlier attempt has told of it
                 count.images, count.fruitless = said.index + 1, 0
-                self.explained += said.explained
                 self.watcher.image(said.failure)
         elif isinstance(said, worker.Finished):
             logger.info("%s is written", one.order.shard.name)

@@ -15,7 +15,7 @@ from PIL import Image
 from sightline import cache
 from sightline.bindings.engine import Precision
 from sightline.bundle import Bundle, load
-from sightline.dataset import capacity, files, listing, recipe, rows, shards
+from sightline.dataset import attempts, capacity, files, listing, recipe, rows, shards
 from sightline.dataset.cluster import Cluster
 from sightline.dataset.listing import Entry
 from sightline.dataset.pool import Pool
@@ -155,6 +155,7 @@ def explain_set(
             (place / last).unlink(missing_ok=True)
         site = Place(folder.resolve(), place.resolve(), how, _gate(folder, entries, precision), retry)
         left = sum(len(shard.entries) for shard in todo)
+        explained = left - sum(shard.taken + attempts.past(place, shard.name).images for shard in todo)
         made: Pool | Cluster
         if ray is None:
             made = Pool(site, min(workers or 1, max(1, len(todo))), gpus, watcher)
@@ -167,7 +168,7 @@ def explain_set(
         failures = _failures(place, plan)
         files.write(place / FAILURES, _listed(failures))
         _tidy(place)
-        return Outcome(place, len(entries), made.explained, True, failures)
+        return Outcome(place, len(entries), explained, True, failures)
 
 
 @contextmanager

@@ -26,7 +26,9 @@ class Shard:
     number: int
     entries: tuple[Entry, ...]
     earlier: tuple[str, ...] = ()
-    """Names of files in ``OLD`` that hold rows of some of the images."""
+    """Names of files in ``OLD`` that tell of some of the images."""
+    taken: int = 0
+    """Of how many."""
 
     @property
     def name(self) -> str:
@@ -69,12 +71,13 @@ def due(out: Path, shards: Sequence[Shard], *, retry: bool = False) -> list[Shar
             path.replace(_free(old, path.name))
         except OSError as error:
             raise DatasetError(f"{path} cannot be moved to {old} ({error.strerror or error}).") from error
-    where = _where(sorted(old.glob("*.parquet")))
-    return [
-        Shard(shard.number, shard.entries, tuple(sorted({where[e.key] for e in shard.entries if e.key in where})))
-        for shard in shards
-        if shard.name not in done
-    ]
+    where = _where(sorted(old.glob("*.parquet")), retry=retry)
+    left = []
+    for shard in shards:
+        if shard.name not in done:
+            told = [where[entry.key] for entry in shard.entries if entry.key in where]
+            left.append(Shard(shard.number, shard.entries, tuple(sorted(set(told))), len(told)))
+    return left
 
 
 def _contents(path: Path) -> rows.Contents | None:
@@ -85,11 +88,13 @@ def _contents(path: Path) -> rows.Contents | None:
         return None
 
 
-def _where(paths: Iterable[Path]) -> dict[Key, str]:
+def _where(paths: Iterable[Path], *, retry: bool) -> dict[Key, str]:
+    """Which file tells of an image; where ``retry``, only of one that has rows."""
     found: dict[Key, str] = {}
     for path in paths:
         if (contents := _contents(path)) is not None:
-            found |= dict.fromkeys(contents.images, path.name)
+            failed = {(failure.path, failure.sha256) for failure in contents.failures} if retry else ()
+            found |= {key: path.name for key in contents.images if key not in failed}
     return found
 
 

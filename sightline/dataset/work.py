@@ -51,8 +51,6 @@ class Done:
     index: int
     """Its place in the shard."""
     failure: Failure | None
-    explained: bool
-    """Whether this attempt explained it, or an earlier one had."""
 
 
 class Explaining:
@@ -157,7 +155,7 @@ def make(
     failures: list[Failure] = []
     with Attempt(attempt) as notes:
         for index, entry in enumerate(shard.entries):
-            key, made, explained = _one(entry, past, explaining, notes)
+            key, made = _one(entry, past, explaining, notes)
             images.append(key)
             failure = None
             if isinstance(made, str):
@@ -165,7 +163,7 @@ def make(
                 failures.append(failure)
             else:
                 found += made
-            done(Done(index, failure, explained))
+            done(Done(index, failure))
     files.write(place.out / shard.name, rows.parquet(images, found, failures))
     attempts.forget(place.out, shard.name)
 
@@ -177,7 +175,7 @@ def _finished(shard: Shard, out: Path, done: Callable[[Done], None]) -> bool:
     found = rows.contents(out / shard.name)
     failed = {(failure.path, failure.sha256): failure for failure in found.failures}
     for index, key in enumerate(found.images):
-        done(Done(index, failed.get(key), explained=False))
+        done(Done(index, failed.get(key)))
     attempts.forget(out, shard.name)
     return True
 
@@ -195,21 +193,18 @@ def _take_over(shard: Shard, place: Place, past: Past) -> None:
             logger.warning("%s", error)
 
 
-def _one(entry: Entry, past: Past, explaining: Explaining, notes: Attempt) -> tuple[Key, list[Row] | str, bool]:
-    """The rows of an image, or why it has none, and whether that was found out now.
-
-    With its hash as it was read, should the image have changed since it was listed.
-    """
+def _one(entry: Entry, past: Past, explaining: Explaining, notes: Attempt) -> tuple[Key, list[Row] | str]:
+    """The rows of an image, or why it has none; with its hash as it was read, should it have changed meanwhile."""
     place = explaining.place
     if (known := past.of(entry.key)) is not None:
-        return entry.key, known, False
+        return entry.key, known
     try:
         content = (place.images / entry.path).read_bytes()
     except OSError as error:
-        return (entry.path, UNREADABLE), f"it cannot be read: {error.strerror or error}", True
+        return (entry.path, UNREADABLE), f"it cannot be read: {error.strerror or error}"
     key = (entry.path, hashlib.sha256(content).hexdigest())
     if (known := past.of(key)) is not None:
-        return key, known, False
+        return key, known
     made: list[Row] | str
     if past.deaths[key] >= DEATHS:
         cause = past.causes.get(key)
@@ -222,7 +217,7 @@ def _one(entry: Entry, past: Past, explaining: Explaining, notes: Attempt) -> tu
         notes.failed(key, made)
     else:
         notes.explained(key, made)
-    return key, made, True
+    return key, made
 
 
 def _explained(key: Key, content: bytes, explaining: Explaining) -> list[Row] | str:

@@ -41,9 +41,6 @@ def pictures(tmp_path: Path) -> Path:
 class AtOnce:
     """What a pool does, in this process."""
 
-    explained = 0
-    made: list[str]
-
     def __init__(self, place: Place, workers: int, devices: Sequence[Any], watcher: Watcher) -> None:
         self.place, self.workers, self.watcher = place, workers, watcher
 
@@ -51,7 +48,6 @@ class AtOnce:
         self.watcher.began(done, total, self.workers)
 
         def heard(one: Done) -> None:
-            self.explained += one.explained
             self.watcher.image(one.failure)
 
         with work.Explaining(self.place) as explaining:

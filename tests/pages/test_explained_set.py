@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ STRANGE = "crack-3.png"
 def blob(row: int, column: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     y, x = np.mgrid[:SIDE, :SIDE]
     spot = np.exp(-((y - row) ** 2 + (x - column) ** 2) / 8)
-    return (spot * np.random.default_rng(seed).uniform(0.8, 1, (SIDE, SIDE))).astype(np.float32)
+    return np.asarray(spot * np.random.default_rng(seed).uniform(0.8, 1, (SIDE, SIDE)), np.float32)
 
 
 def row(path: str, label: str, score: float, saliency: Any, *, maps: bool = True) -> rows.Row:
@@ -42,8 +43,7 @@ def row(path: str, label: str, score: float, saliency: Any, *, maps: bool = True
 def write(out: Path, shards: list[list[rows.Row]], failures: list[Failure]) -> ExplainedSet:
     out.mkdir(exist_ok=True)
     settings = {"method": "sise", "max_passes": 10, "engine": "onnxruntime-cpu", "precision": "fp32", "bundle": "0123"}
-    text = '{"schema": 1, "settings": %s, "versions": {}}' % str(settings).replace("'", '"')
-    (out / recipe.RUN).write_text(text)
+    (out / recipe.RUN).write_text(json.dumps({"schema": 1, "settings": settings, "versions": {}}))
     for number, some in enumerate(shards):
         keys = [(one["path"], one["sha256"]) for one in some]
         content = rows.parquet(keys, some, failures if number == 0 else [])
@@ -79,6 +79,7 @@ def test_the_summary_is_what_the_rows_say(summary: Summary) -> None:
     assert [(one.label, one.count) for one in summary.classes] == list(CLASSES.items())
     for one in summary.classes:
         maps = [map for path, map in kept.items() if path.startswith(one.label)]
+        assert one.mean_map is not None
         np.testing.assert_allclose(one.mean_map, np.mean(maps, axis=0), atol=1e-6)
         scores = [0.99 - 0.05 * image for image in range(one.count)]
         assert one.score == pytest.approx(np.mean(scores))
@@ -147,10 +148,9 @@ def test_what_it_shows(summary: Summary, show: Callable[..., Browser]) -> None:
     assert browser.text(".page-note") == (
         "14 explanations · 1 image failed · sise, at most 10 passes · engine onnxruntime-cpu, fp32 · bundle 0123"
     )
-    table = browser.run(
-        "return [...document.querySelectorAll('tbody tr')].map((r) => [...r.cells].map((c) => c.innerText))"
-    )
-    assert [cells[:5] for cells in table] == [
+    cells = "[...row.cells].map((cell) => cell.innerText)"
+    table = browser.run(f"return [...document.querySelectorAll('tbody tr')].map((row) => {cells})")
+    assert [texts[:5] for texts in table] == [
         ["good", "7", "50.0%", "0.840", "0.690"],
         ["crack", "5", "35.7%", "0.890", "0.790"],
         ["pit", "2", "14.3%", "0.965", "0.940"],
