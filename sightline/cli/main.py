@@ -23,6 +23,7 @@ from sightline.cli import (
     doctor,
     evaluate,
     explain,
+    explain_set,
     export,
     features,
     inspect,
@@ -32,7 +33,7 @@ from sightline.cli import (
 from sightline.errors import SightlineError
 
 _COMMANDS = (
-    *(export, inspect, build, explain, stream, serve, decompose, features, evaluate),
+    *(export, inspect, build, explain, explain_set, stream, serve, decompose, features, evaluate),
     *(bench, demo, doctor, build_kernels),
 )
 _EXAMPLES = """\
