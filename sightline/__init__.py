@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sightline.runtime.hierarchy import Hierarchy
     from sightline.runtime.regions import Region
     from sightline.runtime.remise import REMISE
+    from sightline.runtime.requests import Answer, Request
     from sightline.runtime.rise import RISE
     from sightline.runtime.score_cam import ScoreCAM
     from sightline.runtime.sise import SISE
@@ -45,6 +46,7 @@ __all__ = [
     "RISE",
     "SISE",
     "AdaSISE",
+    "Answer",
     "Bundle",
     "Decomposer",
     "Explainer",
@@ -54,6 +56,7 @@ __all__ = [
     "Hierarchy",
     "LayerCAM",
     "Region",
+    "Request",
     "ScoreCAM",
     "SightlineError",
     "Unit",
@@ -70,6 +73,7 @@ __all__ = [
 
 _LAZY = {
     "AdaSISE": "sightline.runtime.ada_sise",
+    "Answer": "sightline.runtime.requests",
     "Decomposer": "sightline.runtime.decomposer",
     "Explainer": "sightline.runtime.explainer",
     "Explanation": "sightline.runtime.explanation",
@@ -79,6 +83,7 @@ _LAZY = {
     "REMISE": "sightline.runtime.remise",
     "RISE": "sightline.runtime.rise",
     "Region": "sightline.runtime.regions",
+    "Request": "sightline.runtime.requests",
     "SISE": "sightline.runtime.sise",
     "ScoreCAM": "sightline.runtime.score_cam",
     "Hierarchy": "sightline.runtime.hierarchy",

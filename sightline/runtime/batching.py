@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sightline.bindings import Engine
 from sightline.bundle import PROBABILITIES
-from sightline.errors import EngineError, OutOfMemoryError, TargetError
+from sightline.errors import EngineError, OutOfMemoryError, SightlineError, TargetError
 from sightline.kernels import Kernels, kernels_for
 from sightline.runtime.masks import MaskSet
 
@@ -38,6 +38,8 @@ class Task:
 
     masks: MaskSet
     scorers: tuple[Scorer, ...]
+    output: str = PROBABILITIES
+    """The output of the classifier that a class is read from."""
 
 
 @dataclass(eq=False)
@@ -52,6 +54,8 @@ class Result:
     """T×K: by scorer, then by mask. On the host."""
     masking: float = 0.0
     passes: float = 0.0
+    error: SightlineError | None = None
+    """Why the scores are worth nothing: the network answers with NaN, or a scorer does."""
 
     def __post_init__(self) -> None:
         self.scores = np.zeros((len(self.task.scorers), len(self.task.masks)))
@@ -86,16 +90,13 @@ class MaskedPasses:
     has no room for the batch, it is halved, for good, and that is logged.
     """
 
-    def __init__(
-        self, open_batch: Callable[[int], Engine], batch_size: int, image: str, output: str = PROBABILITIES
-    ) -> None:
+    def __init__(self, open_batch: Callable[[int], Engine], batch_size: int, image: str) -> None:
         """Open the engine.
 
         Args:
             open_batch: opens the classifier at a batch size.
             batch_size: masked images per pass.
             image: the name of the image among the inputs.
-            output: the name of the scores, N×K, among the outputs.
 
         Raises:
             OutOfMemoryError: the device has no room even for a batch of one.
@@ -103,7 +104,7 @@ class MaskedPasses:
         """
         self._open_batch = open_batch
         self._image = image
-        self._output = output
+        self._filled = 0
         self._open(batch_size)
 
     def _open(self, batch_size: int) -> None:
@@ -121,11 +122,18 @@ class MaskedPasses:
         """Masked images per pass of the engine."""
         return len(self._input)
 
+    @property
+    def room(self) -> int:
+        """How many masks the batch that is being filled can still take."""
+        return self.batch_size - self._filled
+
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
 
-    def score(self, tasks: Iterable[Task], advanced: Callable[[int], None] | None = None) -> Iterator[Result]:
+    def score(
+        self, tasks: Iterable[Task | None], advanced: Callable[[int], None] | None = None
+    ) -> Iterator[Result | None]:
         """Score masks in order, a task yielded as soon as its last mask is scored.
 
         Tasks are drawn only when the batch has room, so a generator of them may run other work (the attribution pass of
@@ -134,44 +142,57 @@ class MaskedPasses:
         the host wait for every batch.
 
         Args:
-            tasks: none of them without masks.
+            tasks: none of them without masks. A None among them comes back as None once all before it is scored, its
+                last batch padded.
             advanced: called with the number of masks scored (on a GPU: enqueued), once per batch.
 
         Raises:
             OutOfMemoryError: the device has no room even for a batch of one.
-            EngineError: the engine failed, or the network answers with NaN or infinity.
+            EngineError: the engine failed.
         """
         waiting: deque[_Pending] = deque()
         segments: list[_Segment] = []
-        filled = ready = 0
+        self._filled = ready = 0
+
+        def passed() -> None:
+            nonlocal segments
+            self._run(segments)
+            if advanced is not None:
+                advanced(self._filled)
+            segments, self._filled = [], 0
+
+        def finished() -> Iterator[Result]:
+            if self._filled:
+                self.kernels.write(self._input[self._filled :], 0)
+                passed()
+            while waiting:
+                yield self._finish(waiting.popleft())
+
         for task in tasks:
+            if task is None:
+                yield from finished()
+                ready = 0
+                yield None
+                continue
             masks = task.masks
             pending = _Pending(Result(task), self.kernels.zeros(len(task.scorers), len(masks)))
             waiting.append(pending)
             done = 0
             while done < len(masks):
-                count = min(len(masks) - done, self.batch_size - filled)
-                segment = _Segment(pending, slice(filled, filled + count), slice(done, done + count))
+                count = min(len(masks) - done, self.room)
+                batch = slice(self._filled, self._filled + count)
+                segment = _Segment(pending, batch, slice(done, done + count))
                 self._mask(segment)
                 segments.append(segment)
-                filled += count
+                self._filled += count
                 done += count
-                if filled == self.batch_size:
-                    self._run(segments)
-                    if advanced is not None:
-                        advanced(filled)
-                    segments, filled = [], 0
+                if not self.room:
+                    passed()
                     complete = sum(pending.complete for pending in waiting)
                     for _ in range(complete if self.engine.device == "cpu" else ready):
                         yield self._finish(waiting.popleft())
                     ready = complete - ready
-        if filled:
-            self.kernels.write(self._input[filled:], 0)
-            self._run(segments)
-            if advanced is not None:
-                advanced(filled)
-        while waiting:
-            yield self._finish(waiting.popleft())
+        yield from finished()
 
     def classify(self, images: Iterable[npt.NDArray[np.float32]]) -> Iterator[Doubles]:
         """The probabilities of whole images, in the engine's fixed batches: N×K for each batch, the last one shorter.
@@ -244,9 +265,15 @@ class MaskedPasses:
             for row, scorer in enumerate(segment.pending.result.task.scorers):
                 out = segment.pending.scores[row, segment.of_set]
                 if callable(scorer):
-                    self.kernels.write(out, scores(scorer, self._found(PROBABILITIES, segment.batch)))
+                    try:
+                        found = scores(scorer, self._found(PROBABILITIES, segment.batch))
+                    except TargetError as error:
+                        segment.pending.result.error = error
+                    else:
+                        self.kernels.write(out, found)
                 else:
-                    self.kernels.pick(out, self.engine.buffers[self._output][segment.batch], scorer)
+                    output = self.engine.buffers[segment.pending.result.task.output]
+                    self.kernels.pick(out, output[segment.batch], scorer)
             segment.pending.enqueued += count
             segment.pending.result.passes += per_image * count
 
@@ -259,7 +286,7 @@ class MaskedPasses:
         pending.result.scores = self.kernels.to_host(pending.scores)
         pending.result.passes += time.perf_counter() - began
         if not np.isfinite(pending.result.scores).all():
-            raise EngineError(
+            pending.result.error = EngineError(
                 "the network answers a masked image with NaN or infinity: check that its weights are finite and "
                 "that it copes with dark images."
             )

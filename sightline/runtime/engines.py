@@ -10,7 +10,7 @@ from typing import Any
 from sightline import cache
 from sightline.bindings import Engine, attribution_engine, available, choose, open_engine, variant
 from sightline.bindings.engine import Device, Precision
-from sightline.bundle import PROBABILITIES, Bundle
+from sightline.bundle import LOGITS, PROBABILITIES, Bundle
 from sightline.runtime import batch_size as batch_sizes
 from sightline.runtime.batching import MaskedPasses
 from sightline.runtime.memo import Memo, machine
@@ -46,7 +46,6 @@ def open_engines(
     precision: Precision,
     batch_size: int | None,
     threads: int | None,
-    output: str = PROBABILITIES,
 ) -> Engines:
     """Open the attribution pass, in float32, and the classifier, at a batch size that fits and is fast.
 
@@ -56,7 +55,6 @@ def open_engines(
         precision: of the masked passes.
         batch_size: None to take the fastest one: measured once, then kept in the cache folder.
         threads: how many CPU threads a pass may use.
-        output: the output of the classifier that scores a masked image.
 
     Raises:
         EngineError, MissingPackageError, PrecisionError: as :func:`sightline.bindings.open_engine`.
@@ -76,7 +74,7 @@ def open_engines(
             bundle.graph(variant(chosen, precision)),
             chosen,
             shapes={spec.name: (size, *shape)},
-            outputs=sorted({PROBABILITIES, output}),
+            outputs=[LOGITS, PROBABILITIES],
             threads=threads,
             precision=precision,
             cache=folder,
@@ -108,7 +106,7 @@ def open_engines(
             batch_size = _measured(open_batch, plan, candidates, facts if named else None)
         elif batch_size > plan.largest_batch:
             logger.warning("a batch of %d may not fit: %s", batch_size, plan)
-        return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name, output), plan, facts)
+        return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name), plan, facts)
     except BaseException:
         attribution.close()
         raise

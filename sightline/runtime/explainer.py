@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +18,6 @@ from sightline.errors import EngineError, MethodError, PrecisionError, TargetErr
 from sightline.runtime import budget
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
-from sightline.runtime.batching import Task
 from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from sightline.runtime.engines import OpenBatch, open_engines
 from sightline.runtime.explanation import Explanation
@@ -31,11 +27,13 @@ from sightline.runtime.job import Job
 from sightline.runtime.memo import Memo
 from sightline.runtime.memory_plan import MemoryPlan
 from sightline.runtime.method import Method
+from sightline.runtime.packing import Progress, answers
 from sightline.runtime.remise import REMISE
+from sightline.runtime.requests import Answer, Request
 from sightline.runtime.rise import RISE
 from sightline.runtime.score_cam import ScoreCAM
 from sightline.runtime.sise import SISE
-from sightline.runtime.targets import Target, Targets
+from sightline.runtime.targets import Target, TargetFunction, Targets
 
 _METHODS: tuple[Callable[..., Method], ...] = (
     SISE,
@@ -53,8 +51,6 @@ METHODS: Mapping[str, Callable[..., Method]] = {method().name: method for method
 logger = logging.getLogger(__name__)
 
 _GATES = Memo("gate")
-
-Progress = Callable[[int, int], None]
 
 
 class Explainer:
@@ -106,9 +102,11 @@ class Explainer:
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.method: Method = _method(method)
         self._progress = progress
-        self._engines = open_engines(self.bundle, engine, precision, batch_size, threads, self.method.output)
+        self._engines = open_engines(self.bundle, engine, precision, batch_size, threads)
         self._passes = self._engines.passes
-        self._attribute = AttributionPass(self.bundle, self._engines.attribution, rivals=self.method.rivals)
+        self._attribute = {
+            rivals: AttributionPass(self.bundle, self._engines.attribution, rivals=rivals) for rivals in (False, True)
+        }
         self.gate: Gate | None = None
         """How well the maps of this precision agree with float32's; None for float32 itself."""
         try:
@@ -185,7 +183,7 @@ class Explainer:
             EngineError: a pass failed, or the network answers with NaN.
         """
         several = isinstance(target, (list, tuple))
-        (found,) = self._explained([image], _listed(target), max_passes, deadline)
+        (found,) = self._explained([image], target, max_passes, deadline)
         return found if several else found[0]
 
     @overload
@@ -223,7 +221,7 @@ class Explainer:
         a call; the budget is that of each image, and under a deadline images do not share batches. An error ends the
         iteration.
         """
-        found = self._explained(images, _listed(target), max_passes, deadline)
+        found = self._explained(images, target, max_passes, deadline)
         return found if isinstance(target, (list, tuple)) else (one for (one,) in found)
 
     def classify(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.float64]]:
@@ -241,62 +239,71 @@ class Explainer:
         """
         return self._passes.classify(network_input(image, self.bundle.input) for image in images)
 
+    def answer(self, requests: Iterable[Request | None]) -> Iterator[Answer]:
+        """Answer requests of any kind as they come, in order: their masks share batches, whatever is asked about them.
+
+        For what runs on and on: a stream, a server. A request that cannot be answered is an answer with its error; the
+        others go on. A deadline counts from the request's ``began``.
+
+        Args:
+            requests: drawn only when the batch has room. A None among them says that there is no other at the moment:
+                what is in hand is finished, its last batch padded, before more is drawn. A generator over a queue
+                yields None when the queue is empty and waits when that has been drawn, too.
+
+        Raises:
+            EngineError: a pass failed: what was drawn and not answered is lost.
+        """
+        return answers(requests, self._begun, self._passes, self._progress)
+
     def _explained(
         self,
         images: Iterable[ImageLike],
-        target: Sequence[Target | None],
+        target: Target | Targets | None,
         max_passes: int | None,
         deadline: float | None,
     ) -> Iterator[list[Explanation]]:
+        """Of every image; what is wrong with the arguments is said at once, what is wrong with an image in its turn."""
         budget.check(max_passes, deadline)
-        if not target:
-            raise TargetError("the list of targets is empty: name at least one class, or pass None.")
-        wanted = [one if one is None or callable(one) else self.bundle.target(one) for one in target]
-        begin = partial(
-            Job,
-            wanted=wanted,
+        wanted = self._wanted(target)
+
+        def requests() -> Iterator[Request | None]:
+            for image in images:
+                yield Request(image, wanted, max_passes=max_passes, deadline=deadline)
+                if deadline is not None:
+                    yield None  # its last masks do not wait for the next image
+
+        def explanations() -> Iterator[list[Explanation]]:
+            for answer in self.answer(requests()):
+                if answer.error is not None:
+                    raise answer.error
+                yield answer.explanations
+
+        return explanations()
+
+    def _begun(self, request: Request) -> Job:
+        budget.check(request.max_passes, request.deadline)
+        method = self.method if request.method is None else _method(request.method)
+        if method.output not in self._passes.engine.buffers:
+            raise EngineError(
+                f"{self.engine} has no output {method.output!r}, by which {method.name} scores: open it too."
+            )
+        if method != self.method and self.precision != "fp32":
+            self._remembered(method, THRESHOLD if self.gate is None else self.gate.threshold)
+        return Job(
+            request.image,
+            self._wanted(request.target),
             bundle=self.bundle,
-            method=self.method,
-            attribute=self._attribute,
+            method=method,
+            attribute=self._attribute[method.rivals],
             kernels=self._passes.kernels,
-            max_passes=max_passes,
+            max_passes=request.max_passes,
         )
-        jobs = map(begin, images)
-        done = self._packed(jobs) if deadline is None else self._in_time(jobs, deadline)
-        return (job.explanations(self.engine, self.precision) for job in done)
 
-    def _packed(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Score all masks, those of neighbouring images in shared batches."""
-        waiting: deque[Job] = deque()
-        count = _Count(self._progress)
-
-        def tasks() -> Iterator[Task]:
-            for job in jobs:
-                waiting.append(job)
-                count.total += len(job)
-                yield from job.tasks()
-
-        for result in self._passes.score(tasks(), count):
-            while waiting[0].complete:  # an image without any mask
-                yield waiting.popleft()
-            waiting[0].add(result)
-            while waiting and waiting[0].complete:
-                yield waiting.popleft()
-        yield from waiting
-
-    def _in_time(self, jobs: Iterable[Job], deadline: float) -> Iterator[Job]:
-        """Score the worthiest masks of every image first, batch by batch, until its time is up."""
-        for job in jobs:
-            count = _Count(self._progress, len(job))
-            longest = 0.0
-            for tasks in job.rounds(self.batch_size):
-                began = time.perf_counter()
-                if longest and began + longest > job.clock.began + deadline:
-                    break
-                for result in self._passes.score(tasks, count):
-                    job.add(result)
-                longest = max(longest, time.perf_counter() - began)
-            yield job
+    def _wanted(self, target: Target | Targets | None) -> tuple[int | TargetFunction | None, ...]:
+        if isinstance(target, (list, tuple)) and not target:
+            raise TargetError("the list of targets is empty: name at least one class, or pass None.")
+        listed = target if isinstance(target, (list, tuple)) else [target]
+        return tuple(one if one is None or callable(one) else self.bundle.target(one) for one in listed)
 
     def close(self) -> None:
         """Free the engines."""
@@ -312,15 +319,8 @@ class Explainer:
 
     def _accepted(self, images: Iterable[ImageLike] | None, threshold: float, threads: int | None) -> Gate:
         """The gate of this precision, remembered or made now."""
-        facts = {**self._engines.facts, "method": self.method.name, "parameters": asdict(self.method)}
         if images is None:
-            if (kept := _GATES.recall(facts)) is None:
-                raise UngatedError(
-                    f"{self.precision} on {self.engine} has not been compared with float32 for this bundle and method "
-                    "on this machine: pass gate=[images] once (sightline build BUNDLE --precision … --images …)."
-                )
-            gate = Gate.from_facts(kept)
-            return replace(gate, threshold=threshold).require()
+            return self._remembered(self.method, threshold)
         pictures = list(images)
         if not pictures:
             raise PrecisionError("the gate needs at least one image: pass gate=[images].")
@@ -339,24 +339,22 @@ class Explainer:
             )
         logger.info("%s", gate)
         gate.require()
-        _GATES.keep(facts, gate.facts())
+        _GATES.keep(self._gated(self.method), gate.facts())
         return gate
 
+    def _remembered(self, method: Method, threshold: float) -> Gate:
+        """The gate that this precision passed before, with this method."""
+        if (kept := _GATES.recall(self._gated(method))) is None:
+            raise UngatedError(
+                f"{self.precision} on {self.engine} has not been compared with float32 for this bundle and "
+                f"{method.name} on this machine: pass gate=[images] once (sightline build BUNDLE --precision … "
+                "--images …)."
+            )
+        return replace(Gate.from_facts(kept), threshold=threshold).require()
 
-class _Count:
-    """Tells the progress of a number of masks."""
-
-    def __init__(self, progress: Progress | None, total: int = 0) -> None:
-        self.total, self._done, self._progress = total, 0, progress
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self.total)
-
-
-def _listed(target: Target | Targets | None) -> Sequence[Target | None]:
-    return target if isinstance(target, (list, tuple)) else [target]
+    def _gated(self, method: Method) -> dict[str, Any]:
+        """What a gate depends on."""
+        return {**self._engines.facts, "method": method.name, "parameters": asdict(method)}
 
 
 def _method(method: str | Method) -> Method:

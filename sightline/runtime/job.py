@@ -92,7 +92,10 @@ class Job:
         self._scores = np.full((len(wanted), self._offsets[-1]), np.nan)
         self._planned = int(self._offsets[-1] if max_passes is None else min(max_passes, self._offsets[-1]))
         self._waiting: deque[Indices] = deque()
+        self._by_worth: budget.Order | None = None
         self._kriging: Kriging | None = None
+        self.asked = 0
+        """How many masks were given out to be scored."""
         self._done = 0
         self._seconds = {"masking": 0.0, "passes": 0.0}
 
@@ -100,26 +103,27 @@ class Job:
         """How many masks there are to score."""
         return self._planned
 
-    @property
-    def complete(self) -> bool:
-        """Whether every mask is scored that is to be."""
-        return self._done == self._planned
-
     def tasks(self) -> Iterator[Task]:
         """The masks to score, block by block."""
         if self._planned == self._offsets[-1]:
             for masks, begin in zip(self._sets.values(), self._offsets, strict=False):
                 yield self._task(masks, begin + np.arange(len(masks)))
         else:
-            yield from self._next(self._order(), self._planned)
+            yield from self.next(self._planned)
 
-    def rounds(self, size: int) -> Iterator[list[Task]]:
-        """The masks to score, what matters most first, ``size`` in a round."""
+    def next(self, count: int) -> list[Task]:
+        """The next masks to score, what matters most first; none where there is none."""
         if not self._planned:
-            return
-        order = self._order()
-        for begin in range(0, self._planned, size):
-            yield self._next(order, min(size, self._planned - begin))
+            return []
+        self._by_worth = self._by_worth or self._order()
+        self.clock.restart()
+        places, tasks = self._by_worth.next(count), []
+        for masks, begin, end in zip(self._sets.values(), self._offsets, self._offsets[1:], strict=False):
+            inside = places[(places >= begin) & (places < end)]
+            if len(inside):
+                tasks.append(self._task(masks.subset(inside - begin, self._kernels), inside))
+        self.clock.lap("selection")
+        return tasks
 
     def add(self, result: Result) -> None:
         """Take the scores of a task. Results come in the order of the tasks."""
@@ -183,20 +187,10 @@ class Job:
         """What was chosen in the blocks that have masks: constant maps have none."""
         return [(name, self._chosen[name]) for name in self._sets]
 
-    def _next(self, order: budget.Order, count: int) -> list[Task]:
-        """Tasks with the masks that come next, one for every block."""
-        self.clock.restart()
-        places, tasks = order.next(count), []
-        for masks, begin, end in zip(self._sets.values(), self._offsets, self._offsets[1:], strict=False):
-            inside = places[(places >= begin) & (places < end)]
-            if len(inside):
-                tasks.append(self._task(masks.subset(inside - begin, self._kernels), inside))
-        self.clock.lap("selection")
-        return tasks
-
     def _task(self, masks: MaskSet, places: Indices) -> Task:
         self._waiting.append(places)
-        return Task(masks, tuple(subject.scorer for subject in self._subjects))
+        self.asked += len(places)
+        return Task(masks, tuple(subject.scorer for subject in self._subjects), self._method.output)
 
     def _by_subject(self) -> Iterator[tuple[Subject, Doubles]]:
         """Every target with the scores of all masks: NaN where one is neither known nor predicted."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from sightline.bindings import Engine
 from sightline.bindings.engine import Device, Precision
 from sightline.errors import EngineError, OutOfMemoryError
 from sightline.kernels import CpuKernels
-from sightline.runtime.batching import Doubles, MaskedPasses, Scorer, Task
+from sightline.runtime.batching import Doubles, MaskedPasses, Result, Scorer, Task
 from sightline.runtime.masks import MaskSet
 
 SIDE = 6
@@ -76,6 +77,10 @@ def passes_on(engine: Engine) -> MaskedPasses:
     return MaskedPasses(lambda batch_size: engine, len(engine.buffers["x"]), "x")
 
 
+def scored_by(passes: MaskedPasses, tasks: Iterable[Task], *advanced: Callable[[int], None]) -> list[Result]:
+    return [result for result in passes.score(tasks, *advanced) if result is not None]
+
+
 def one_by_one(task: Task) -> list[list[float]]:
     masks, scores = task.masks, []
     for k in range(len(masks)):
@@ -89,7 +94,7 @@ def one_by_one(task: Task) -> list[list[float]]:
 def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int], batch_size: int) -> None:
     tasks = [task(count, seed, *SCORERS[seed % len(SCORERS)]) for seed, count in enumerate(counts)]
     engine = Recording(batch_size)
-    scored = list(passes_on(engine).score(tasks))
+    scored = scored_by(passes_on(engine), tasks)
     assert [found.task for found in scored] == tasks
     for found in scored:
         np.testing.assert_allclose(found.scores, one_by_one(found.task), rtol=1e-4, atol=1e-4)
@@ -130,8 +135,38 @@ def test_a_network_that_answers_nan_is_an_error() -> None:
         def run(self) -> None:
             self.buffers["probabilities"][:] = np.nan
 
-    with pytest.raises(EngineError, match="NaN"):
-        list(passes_on(Broken(4)).score([task(3)]))
+    (found,) = scored_by(passes_on(Broken(4)), [task(3)])
+    assert isinstance(found.error, EngineError)
+    assert "NaN" in str(found.error)
+
+
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(1, 4))
+def test_none_comes_back_once_all_before_it_is_scored(counts: list[int], batch_size: int) -> None:
+    """0 stands for None."""
+    tasks = [task(count, seed) if count else None for seed, count in enumerate(counts)]
+    engine = Recording(batch_size)
+    passes = passes_on(engine)
+    found = list(passes.score(tasks))
+    assert [result and result.task for result in found] == tasks
+    for result in filter(None, found):
+        np.testing.assert_allclose(result.scores, one_by_one(result.task), rtol=1e-4, atol=1e-4)
+    runs = [list(run) for full, run in groupby(counts, bool) if full]
+    assert len(engine.batches) == sum(-(-sum(run) // batch_size) for run in runs)
+    assert passes.room == batch_size
+
+
+def test_room_is_what_the_batch_can_still_take() -> None:
+    passes = passes_on(Recording(4))
+    seen = []
+
+    def tasks() -> Iterator[Task]:
+        for count in (1, 2, 3):
+            seen.append(passes.room)
+            yield task(count)
+        seen.append(passes.room)
+
+    list(passes.score(tasks()))
+    assert seen == [4, 3, 1, 2]
 
 
 def test_no_tasks_no_pass() -> None:
@@ -171,7 +206,7 @@ def test_a_batch_without_room_is_halved_and_no_mask_is_lost(at_once: bool, count
 
     advanced: list[int] = []
     passes = MaskedPasses(open_batch, 16, "x")
-    scored = list(passes.score(tasks, advanced.append))
+    scored = scored_by(passes, tasks, advanced.append)
     for found, given_ in zip(scored, tasks, strict=True):
         assert found.task is given_
         np.testing.assert_allclose(found.scores, one_by_one(given_), rtol=1e-4, atol=1e-4)

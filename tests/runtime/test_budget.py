@@ -17,10 +17,11 @@ from sightline import RISE, SISE, Explainer
 from sightline.bindings import Engine, open_engine
 from sightline.bundle import Bundle
 from sightline.errors import MethodError
-from sightline.runtime import batching, budget, explainer, job
+from sightline.runtime import batching, budget, job, packing, requests
 from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.explainer import METHODS
 from tests.runtime import tiny
+from tests.runtime.clock import Clock
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +93,12 @@ def test_several_targets_share_the_budget(bundle: Bundle) -> None:
     assert max(one.completeness for one in found) < 1
 
 
-class Clock:
-    """A time that passes only while an engine runs."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.mark.parametrize("deadline", [0.5, 1.0, 3.7, 5.2, 7.0, 1000.0])
 def test_a_deadline_is_overrun_by_one_batch_at_most(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, deadline: float
 ) -> None:
     clock, seconds = Clock(), 1.0
-    for module in (explainer, job, batching):
+    for module in (packing, requests, job, batching):
         monkeypatch.setattr(module, "time", clock)
     runs: list[float] = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline import Explainer
+from sightline import Explainer, Request
 from sightline.bindings import Engine, open_engine
 from sightline.bundle import PROBABILITIES, Bundle
 from sightline.errors import PrecisionError, UngatedError
@@ -81,6 +81,21 @@ def test_a_precision_that_agrees_is_accepted_and_remembered(
         Explainer(bundle, engine=lower(1e-4), batch_size=8, precision="bf16", gate_threshold=1.0)
     with pytest.raises(UngatedError):  # another method makes other maps
         Explainer(bundle, "ada-sise", engine=lower(1e-4), batch_size=8, precision="bf16")
+
+
+def test_a_request_for_another_method_needs_that_method_s_gate(
+    bundle: Bundle, lower: Callable[[float], Callable[[int], Engine]]
+) -> None:
+    images = [tiny.image(seed) for seed in range(2)]
+    with Explainer(bundle, engine=lower(1e-4), batch_size=8, precision="bf16", gate=images) as explainer:
+        fine, refused = explainer.answer([Request(images[0]), Request(images[0], method="ada-sise")])
+        assert fine.error is None
+        assert isinstance(refused.error, UngatedError)
+        assert "ada-sise" in str(refused.error)
+        with Explainer(bundle, "ada-sise", lower(1e-4), 8, precision="bf16", gate=images):
+            pass  # what it remembers, the other one learns
+        (answer,) = explainer.answer([Request(images[0], method="ada-sise")])
+        assert answer.error is None
 
 
 def test_a_precision_that_does_not_agree_is_refused_and_not_remembered(

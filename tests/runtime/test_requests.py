@@ -1,0 +1,260 @@
+"""Requests of many kinds in one stream: as if each were alone, in order, none waiting for what does not come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline import RISE, SISE, Answer, Explainer, Explanation, Request, SightlineError
+from sightline.bindings import Engine, open_engine
+from sightline.bundle import Bundle
+from sightline.errors import EngineError, ImageError, MethodError, TargetError
+from sightline.runtime import batching, job, packing, requests
+from tests.runtime import tiny
+from tests.runtime.clock import Clock
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny.write(tmp_path_factory.mktemp("tiny") / "tiny.sightline")
+
+
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"target": 3},
+    {"target": [0, "crack"]},
+    {"target": lambda p: p[:, 1] + p[:, 2]},
+    {"method": "score-cam"},
+    {"method": "grad-cam", "target": 2},
+    {"method": RISE(passes=30), "max_passes": 7},
+    {"method": SISE(mu=0.4)},
+    {"max_passes": 3},
+    {"deadline": 1000.0},
+]
+
+
+@pytest.fixture(scope="module")
+def alone(bundle: Bundle) -> Callable[[int, int], list[Explanation]]:
+    """What every kind of request has for an answer, image by image, from an explainer of its own."""
+
+    @cache
+    def explained(number: int, kind: int) -> list[Explanation]:
+        asked = {**ASKED[kind]}
+        with Explainer(bundle, asked.pop("method", "sise"), batch_size=16, threads=1) as explainer:
+            found = explainer(tiny.image(number), **asked)
+        return found if isinstance(found, list) else [found]
+
+    return explained
+
+
+@given(kinds=st.lists(st.one_of(st.none(), st.integers(0, len(ASKED) - 1)), max_size=9))
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_every_request_is_answered_as_if_it_were_alone(
+    bundle: Bundle, alone: Callable[[int, int], list[Explanation]], size: int, kinds: list[int | None]
+) -> None:
+    asked = [
+        None if kind is None else Request(tiny.image(number), token=(number, kind), **ASKED[kind])
+        for number, kind in enumerate(kinds)
+    ]
+    with Explainer(bundle, batch_size=size, threads=1) as explained:
+        found = list(explained.answer(asked))
+    assert [answer.request for answer in found] == [request for request in asked if request is not None]
+    for answer in found:
+        assert answer.error is None
+        for ours, theirs in zip(answer.explanations, alone(*answer.request.token), strict=True):
+            assert (ours.method, ours.target, ours.passes) == (theirs.method, theirs.target, theirs.passes)
+            np.testing.assert_allclose(ours.saliency, theirs.saliency, atol=1e-5)
+
+
+def test_what_cannot_be_explained_fails_alone(bundle: Bundle, tmp_path: Path) -> None:
+    asked = [
+        Request(tmp_path / "none.png", token="image"),
+        Request(tiny.image(1), token="fine"),
+        Request(tiny.image(2), target="rust", token="target"),
+        Request(tiny.image(2), target=[], token="targets"),
+        Request(tiny.image(3), target=lambda p: p[:, 0] / np.where(np.arange(len(p)) < 9, 0, 1), token="function"),
+        Request(tiny.image(4), method="sice", token="method"),
+        Request(tiny.image(5), max_passes=0, token="budget"),
+        Request(tiny.image(6), token="fine"),
+    ]
+    with Explainer(bundle, batch_size=16, threads=1) as explained, np.errstate(all="ignore"):
+        found = list(explained.answer(asked))
+    kinds: dict[Any, type[SightlineError]] = {
+        "image": ImageError,
+        "target": TargetError,
+        "targets": TargetError,
+        "function": TargetError,
+        "method": MethodError,
+        "budget": MethodError,
+    }
+    assert [answer.request.token for answer in found] == [request.token for request in asked]
+    for answer in found:
+        kind = kinds.get(answer.request.token)
+        assert (answer.error is None) == (kind is None) == bool(answer.explanations)
+        assert kind is None or isinstance(answer.error, kind)
+
+
+def broken_for(bundle: Bundle, image: Any) -> Any:
+    """An engine that answers NaN to masked images as bright as this one's."""
+
+    def open_batch(size: int) -> Engine:
+        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
+        run = engine.run
+
+        def spoilt() -> None:
+            run()
+            bright = engine.buffers["pixels"].max(axis=(1, 2, 3)) > 50
+            for name in ("probabilities", "logits"):
+                engine.buffers[name][bright] = np.nan
+
+        engine.run = spoilt
+        return engine  # type: ignore[no-any-return]
+
+    return open_batch
+
+
+def test_an_answer_of_nan_spoils_only_its_own_image(bundle: Bundle) -> None:
+    bright = tiny.image(1)
+    bright[:, ::2] = 100
+    images = [tiny.image(0), bright, tiny.image(2)]
+    with Explainer(bundle, engine=broken_for(bundle, bright), batch_size=16) as explained:
+        found = list(explained.answer(map(Request, images)))
+    assert [answer.error is None for answer in found] == [True, False, True]
+    assert isinstance(found[1].error, EngineError)
+    assert "NaN" in str(found[1].error)
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_a_queue_that_runs_dry_leaves_no_answer_waiting(bundle: Bundle, size: int, tmp_path: Path) -> None:
+    """After every None, all that was asked before it is answered: before the next request is drawn."""
+    answered: list[Answer] = []
+    drawn = 0
+
+    def queue() -> Iterator[Request | None]:
+        nonlocal drawn
+        for number in range(6):
+            for image in (tiny.image(number), tmp_path / "none.png")[: 1 + number % 2]:
+                drawn += 1
+                yield Request(image, token=drawn)
+            yield None
+            assert [answer.request.token for answer in answered] == list(range(1, drawn + 1))
+
+    with Explainer(bundle, batch_size=size, threads=1) as explained:
+        for answer in explained.answer(queue()):
+            answered.append(answer)
+    assert len(answered) == drawn == 9
+
+
+def test_failures_alone_are_answered_before_the_next_request(bundle: Bundle, tmp_path: Path) -> None:
+    answered: list[Answer] = []
+
+    def queue() -> Iterator[Request]:
+        for number in range(3):
+            assert len(answered) == number
+            yield Request(tmp_path / "none.png")
+
+    with Explainer(bundle, batch_size=4, threads=1) as explained:
+        for answer in explained.answer(queue()):
+            answered.append(answer)
+    assert len(answered) == 3
+
+
+def timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, runs: list[int]) -> tuple[Clock, Any]:
+    """A time that passes only while the engine runs, a second a batch; and the masks of every batch."""
+    clock = Clock()
+    for module in (packing, requests, job, batching):
+        monkeypatch.setattr(module, "time", clock)
+
+    def open_batch(size: int) -> Engine:
+        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
+        run = engine.run
+
+        def spending() -> None:
+            run()
+            clock.now += 1
+            runs.append(int(engine.buffers["pixels"].any(axis=(1, 2, 3)).sum()))
+
+        engine.run = spending
+        return engine  # type: ignore[no-any-return]
+
+    return clock, open_batch
+
+
+@pytest.mark.parametrize("deadline", [2.5, 1000.0])
+def test_neighbours_share_a_batch_only_if_the_deadline_leaves_time(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, deadline: float
+) -> None:
+    runs: list[int] = []
+    clock, open_batch = timed(bundle, monkeypatch, runs)
+    with Explainer(bundle, engine=open_batch, batch_size=4) as explained:
+        runs.clear()
+        found = []
+        for answer in explained.answer(
+            Request(tiny.image(n), 2, deadline=deadline, began=clock.perf_counter()) for n in range(5)
+        ):
+            found.append((answer.explanations[0].passes, answer.explanations[0].completeness, clock.now))
+    full, partial = [run for run in runs if run == 4], [run for run in runs if run < 4]
+    assert sum(runs) == sum(passes for passes, _, _ in found)
+    if deadline > 100:
+        assert all(completeness == 1 for _, completeness, _ in found)
+        assert len(partial) <= 2, runs  # the first image's own tail, before any batch was timed, and the last
+    else:
+        assert len(runs) == 5 * 2, runs
+        assert full
+
+
+def test_time_in_the_queue_counts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    clock, open_batch = timed(bundle, monkeypatch, runs)
+    with Explainer(bundle, engine=open_batch, batch_size=2) as explained:
+        runs.clear()
+        (late,) = explained.answer([Request(tiny.image(), 2, deadline=3.5, began=clock.now - 2)])
+        (timely,) = explained.answer([Request(tiny.image(), 2, deadline=3.5, began=clock.now)])
+    assert (late.explanations[0].passes, timely.explanations[0].passes) == (2, 6)
+
+
+def test_time_of_whoever_takes_the_answers_is_not_a_batch_s(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    clock, open_batch = timed(bundle, monkeypatch, runs)
+
+    def asked() -> Iterator[Request]:
+        yield Request(tiny.image(0), 2)
+        yield Request(tiny.image(1), 2, deadline=4.5, began=clock.now)
+
+    with Explainer(bundle, engine=open_batch, batch_size=16) as explained:
+        whole = explained(tiny.image(1), 2).passes
+        assert whole <= 16
+    with Explainer(bundle, engine=open_batch, batch_size=3) as explained:
+        passes = []
+        for answer in explained.answer(asked()):
+            passes.append(answer.explanations[0].passes)
+            clock.now += 0.25
+    # The slow taker costs a quarter of a second once, not a batch that seems to take longer every time.
+    assert passes[1] == whole or passes[1] >= 6
+
+
+def test_an_engine_of_ones_own_that_lacks_an_output(bundle: Bundle) -> None:
+    def open_batch(size: int) -> Engine:
+        shapes = {"pixels": (size, *tiny.INPUT.shape)}
+        return open_engine(bundle.classifier, "onnxruntime-cpu", shapes=shapes, outputs=["probabilities"])
+
+    with Explainer(bundle, engine=open_batch, batch_size=4) as explained:
+        fine, refused = explained.answer([Request(tiny.image()), Request(tiny.image(), method="score-cam")])
+    assert fine.error is None
+    assert isinstance(refused.error, EngineError)
+    assert "'logits'" in str(refused.error)
+
+
+def test_an_engine_that_fails_ends_the_answers(bundle: Bundle) -> None:
+    with Explainer(bundle, batch_size=4, threads=1) as explained:
+        explained._passes.engine.close()
+        answers = explained.answer([Request(tiny.image()), Request(tiny.image())])
+        with pytest.raises(EngineError, match="closed"):
+            list(answers)
