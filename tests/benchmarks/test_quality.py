@@ -144,12 +144,16 @@ def test_weights_are_what_their_names_say() -> None:
         "removed·gradient": [3.0, 0.0],
         "kept + removed": [1.0, 0.15],
         "kept − removed": [0.2, 0.0],
+        "kept, centred": [0.125, -0.125],
+        "removed, centred": [0.25, -0.25],
+        "removed·gradient, centred": [1.5, -1.5],
+        "kept + removed, centred": [0.425, -0.425],
     }
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
-    counts = {name: variants.passes(image, name) for name in ("kept", "removed", "gradient", "kept + removed")}
-    assert counts == {"kept": 2, "removed": 2, "gradient": 0, "kept + removed": 4}
+    counts = {name: variants.passes(image, name) for name in ("kept", "removed, centred", "gradient", "kept + removed")}
+    assert counts == {"kept": 2, "removed, centred": 2, "gradient": 0, "kept + removed": 4}
 
 
 def test_fusions_are_what_their_names_say() -> None:
