@@ -41,7 +41,7 @@ from sightline.runtime.image import ImageLike
 
 ENGINES = ("onnxruntime-cpu", "openvino")
 RAW_BATCH_SIZES = (8, 16)
-LONGEST = 3.0
+LONGEST = 2.0
 """Seconds that no deadline is above, so that a hundred of them end within minutes where an explanation takes long."""
 Figures = dict[str, Any]
 

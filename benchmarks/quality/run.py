@@ -8,6 +8,8 @@
 Everything goes through the product: ``Explainer`` makes the maps and ``sightline.metrics`` scores them. Every result is
 kept in the work folder as it is made, so that an interrupted run goes on where it stopped; every method is done with
 the first images before any goes on to the next, so that --limit makes a record of what an interrupted run has done.
+Several processes can share the work, each with a work folder and --places of its own: a last run, with what their
+results files hold put together, makes the record.
 NEU-DET is read from --data or $SIGHTLINE_NEU_DET; the drawn defects are made by ``examples/surface``. The records go to
 ``benchmarks/results/``.
 """
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="what train.py wrote, for neu-det")
     parser.add_argument("--per-class", type=int, default=25, help="pictures of each kind of drawn defect (25)")
     parser.add_argument("--limit", type=int, help="only so many images, the classes in turn")
+    parser.add_argument("--places", default=":", help="only those of them at these places, for example 0:48,96:144")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, help="of a pass (default: the engine decides)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
@@ -82,12 +85,14 @@ def main() -> None:
         if arguments.bundle is None:
             parser.error("--bundle is missing: write one with train.py first")
         subject = subjects.neu_det(data, arguments.bundle, arguments.limit)
+    subject = subjects.at(subject, arguments.places)
     chosen = contenders()
     kept = arguments.work / f"{arguments.subject}.results.jsonl"
     summary, agreement = evaluated(subject, chosen, kept, arguments.engine, arguments.seed, arguments.threads)
     parameters = {
         "seed": arguments.seed,
         "images": len(summary.images),
+        "places": arguments.places,
         "contenders": [contender.label for contender in chosen],
         "failures": list(summary.failures),
     }

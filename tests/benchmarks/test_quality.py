@@ -91,6 +91,9 @@ def test_what_is_tuned_on_is_not_fitted_on(tmp_path: Path) -> None:
     subject = module("quality.subjects").neu_det(data, demo.BUNDLE, None, part="train", last=2)
     assert {case.name for case in subject.cases} == {picture.name for picture in left}
     assert [case.annotation.label for case in subject.cases] == ["crazing", "patches"] * 2
+    at = module("quality.subjects").at
+    assert at(subject, "0:1,2:").cases == [subject.cases[0], *subject.cases[2:]]
+    assert at(subject, ":").cases == subject.cases
 
 
 def test_the_real_set_is_read_whole(neu_det: Path) -> None:
