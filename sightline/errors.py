@@ -99,3 +99,11 @@ class HierarchyError(SightlineError, ValueError):
 
 class DatasetError(SightlineError):
     """A set of images cannot be explained as asked for, or a folder holds no explained set."""
+
+
+class ServingError(SightlineError, ValueError):
+    """A server cannot be started as asked for: a setting, a key, a name, or a port is wrong."""
+
+
+class StreamError(SightlineError, ValueError):
+    """A stream cannot run as asked for, or its source gives no frames."""

@@ -30,8 +30,11 @@ ROOMS: dict[str, set[str]] = {
     "dataset": {"", "runtime", "bindings", "bundle", "cache", "errors"},
     "pages": {"metrics", "dataset", "runtime", "bundle", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"}
-    | {"dataset"},
+    "serving": {"", "pages", "runtime", "bindings", "bundle", "errors"},
+    "cli": {
+        *{"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "serving", "dataset"},
+        *{"bundle", "errors", "demo"},
+    },
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -45,6 +48,7 @@ LOADED: dict[str, set[str]] = {
     "metrics": {"numpy", "PIL"},
     "dataset": {"numpy", "PIL"},
     "pages": {"numpy", "PIL"},
+    "serving": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
 }
 LAZY: dict[str, set[str]] = {
@@ -53,6 +57,7 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "serving": {"cv2"},
     "dataset": {"cupy", "pyarrow", "ray"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
@@ -67,6 +72,19 @@ ENGINES = {
     "bindings/tensorrt_log.py": {"tensorrt"},
     "bindings/torch.py": {"torch"},
     "bindings/torch_graph.py": {"torch"},
+}
+# What the server is made of is loaded only by 'sightline serve'.
+SERVER = {
+    "serving/app.py": {"fastapi", "starlette"},
+    "serving/bodies.py": {"pydantic", "starlette"},
+    "serving/desk.py": {"pydantic", "starlette"},
+    "serving/front.py": {"starlette"},
+    "serving/metrics.py": {"prometheus_client"},
+    "serving/openapi.py": {"pydantic"},
+    "serving/schemas.py": {"pydantic"},
+    "serving/server.py": {"uvicorn"},
+    "serving/v1.py": {"starlette"},
+    "serving/v2.py": {"starlette"},
 }
 
 
@@ -112,7 +130,7 @@ def test_no_room_imports_a_later_one(module: Path) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_packages_load_where_they_are_used(module: Path) -> None:
     here = room(module)
-    loaded = LOADED.get(here, set()) | ENGINES.get(name(module), set())
+    loaded = LOADED.get(here, set()) | {**ENGINES, **SERVER}.get(name(module), set())
     for imported, loading in imports(module):
         package = imported.split(".")[0]
         if package != "sightline" and package not in sys.stdlib_module_names:

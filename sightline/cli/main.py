@@ -27,22 +27,14 @@ from sightline.cli import (
     export,
     features,
     inspect,
+    serve,
+    stream,
 )
 from sightline.errors import SightlineError
 
 _COMMANDS = (
-    export,
-    inspect,
-    build,
-    explain,
-    explain_set,
-    decompose,
-    features,
-    evaluate,
-    bench,
-    demo,
-    doctor,
-    build_kernels,
+    *(export, inspect, build, explain, explain_set, stream, serve, decompose, features, evaluate),
+    *(bench, demo, doctor, build_kernels),
 )
 _EXAMPLES = """\
 examples:

@@ -258,3 +258,29 @@ def test_an_engine_that_fails_ends_the_answers(bundle: Bundle) -> None:
         answers = explained.answer([Request(tiny.image()), Request(tiny.image())])
         with pytest.raises(EngineError, match="closed"):
             list(answers)
+
+
+def test_probabilities_come_with_the_answer_and_can_be_asked_for_between_two(bundle: Bundle) -> None:
+    images = [tiny.image(seed) for seed in range(3)]
+    with Explainer(bundle, engine="onnxruntime-cpu", batch_size=7, threads=1) as explained:
+        expected = [explained.probabilities(image) for image in images]
+        maps = [explained(image).saliency for image in images]
+        (whole,) = explained.classify(images)
+        assert np.allclose(expected, whole, atol=1e-6)
+
+        def drawn() -> Iterator[Request]:
+            for image in images:
+                yield Request(image, target=[1, 0])
+                explained.probabilities(tiny.image(9))  # of another image, while masks of this one wait
+                yield Request(image)
+
+        answers = list(explained.answer(drawn()))
+    for i, answer in enumerate(answers):
+        assert answer.prediction is not None
+        assert np.allclose(answer.prediction.probabilities, expected[i // 2], atol=1e-6)
+        assert answer.prediction.probabilities.dtype == np.float64
+        if i % 2:
+            assert np.allclose(answer.explanations[0].saliency, maps[i // 2], atol=1e-5)
+    with Explainer(bundle, engine="onnxruntime-cpu", batch_size=4, threads=1) as explained:
+        (refused,) = explained.answer([Request(images[0], target=99)])
+        assert refused.prediction is None
