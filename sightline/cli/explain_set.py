@@ -116,15 +116,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _page(outcome: Outcome, images: Path) -> Path:
     """Write the summary page, unless it is there and tells of what is there."""
     from sightline import dataset
+    from sightline.dataset import files
     from sightline.dataset.run import SUMMARY
     from sightline.dataset.summary import summarise
     from sightline.pages.explained_set import page
-    from sightline.runtime.saving import save
 
     path = outcome.out / SUMMARY
     if outcome.changed or not path.exists():
         summary = summarise(dataset.read(outcome.out))
-        save(path, page(summary, images.resolve().name, lambda name: _picture(images / name)))
+        files.write(path, page(summary, images.resolve().name, lambda name: _picture(images / name)).encode())
     return path
 
 

@@ -1,7 +1,7 @@
 """What attempts at a shard have left: a line for every image begun and done, which outlives its writer.
 
 Every attempt writes a file of its own, so that two of them, should a cluster ever run both, do not tear each other's
-lines. A line counts once its end is written. An attempt whose last word is that it began an image died of it, unless
+lines. A line counts once it is whole. An attempt whose last word is that it began an image died of it, unless
 somebody noted that it was stopped.
 """
 
@@ -148,7 +148,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             with contextlib.suppress(ValueError):  # torn, or the blank line before a note
                 record = json.loads(line)
-                if isinstance(record, dict) and line.endswith(b"\n"):
+                if isinstance(record, dict):
                     yield record
 
 

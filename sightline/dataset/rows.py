@@ -44,12 +44,13 @@ class Contents:
 
 
 def arrow() -> Any:
-    """The package pyarrow, its Parquet part loaded.
+    """The package pyarrow, what reads and writes Parquet loaded.
 
     Raises:
         MissingPackageError: it is not installed.
     """
     try:
+        import pyarrow.compute
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingPackageError("pyarrow", purpose="a set of explanations", extra="dataset") from error

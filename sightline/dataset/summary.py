@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.dataset.reading import Explained, ExplainedSet
-from sightline.dataset.rows import Failure
+from sightline.dataset.rows import Failure, arrow
 
 CLASSES = 24
 """So many classes, the most frequent ones, have a mean map; images are compared with it only in these."""
@@ -79,16 +79,17 @@ class _Sums:
 
 
 def summarise(found: ExplainedSet) -> Summary:
-    """Look at every row of a set, and twice at its maps; memory does not grow with the set.
+    """Look at every row of a set, and twice at its maps, a shard at a time.
 
     Raises:
         DatasetError: a file cannot be read.
     """
-    table = found.table(["target", "label", "score", "passes", "regions"]).to_pydict()
-    scores = np.array(table["score"], np.float64)
+    table = found.table(["target", "label", "score", "passes", "regions"])
+    scores, passes = (table[name].to_numpy() for name in ("score", "passes"))
+    regions = arrow().compute.list_value_length(table["regions"]).to_numpy()
     edges = _edges(scores)
     places: dict[tuple[int, str], list[int]] = {}
-    for place, key in enumerate(zip(table["target"], table["label"], strict=True)):
+    for place, key in enumerate(zip(table["target"].to_pylist(), table["label"].to_pylist(), strict=True)):
         places.setdefault(key, []).append(place)
     order = sorted(places, key=lambda key: (-len(places[key]), key))
     sums = {key: _Sums() for key in order[:CLASSES]}
@@ -106,8 +107,8 @@ def summarise(found: ExplainedSet) -> Summary:
             count=len(places[key]),
             score=float(scores[places[key]].mean()),
             lowest=float(scores[places[key]].min()),
-            passes=float(np.mean([table["passes"][place] for place in places[key]])),
-            regions=float(np.mean([len(table["regions"][place]) for place in places[key]])),
+            passes=float(passes[places[key]].mean()),
+            regions=float(regions[places[key]].mean()),
             histogram=np.histogram(scores[places[key]], edges)[0].tolist(),
             mean_map=None if key not in sums or (total := sums[key].sum) is None else total / sums[key].count,
         )

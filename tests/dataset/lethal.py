@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -23,6 +24,16 @@ class Lethal(GradCAM):
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         if int(attributions.logits.argmax()) == self.victim:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().plan(attributions, kernels)
+
+
+@dataclass(frozen=True)
+class Interrupting(GradCAM):
+    """Lets the user press Ctrl-C while an image is in hand, and stays with it."""
+
+    def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
+        os.kill(os.getppid(), signal.SIGINT)
+        threading.Event().wait()
         return super().plan(attributions, kernels)
 
 

@@ -59,8 +59,8 @@ def test_an_image_that_a_later_attempt_explained_keeps_its_rows(attempt: Path, t
 
 def test_a_line_torn_anywhere_costs_no_other(attempt: Path, tmp_path: Path) -> None:
     whole = attempt.read_bytes()
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
-    for length in range(0, len(whole) + 1, 7):
+    ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
+    for length in sorted({*range(0, len(whole) + 1, 7), *ends, *(end - 1 for end in ends)}):
         attempt.write_bytes(whole[:length])
         for noted in (False, True):
             if noted:
@@ -71,6 +71,9 @@ def test_a_line_torn_anywhere_costs_no_other(attempt: Path, tmp_path: Path) -> N
             assert (past.of(B) is not None) == (complete >= 4), length
             in_hand = {1: A, 3: B, 5: C}.get(complete)
             assert past.deaths == ({in_hand: 1} if in_hand else {}), length
+            assert past.causes == ({in_hand: "killed"} if in_hand and noted else {}), length
+        attempts.stopped(attempt)
+        assert attempts.past(tmp_path, "part").deaths == {}, length
 
 
 def test_a_shard_that_is_done_leaves_nothing(attempt: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sightline.dataset.rows import Failure
 from sightline.dataset.watcher import Watcher
 from sightline.errors import DatasetError
 from tests.dataset.conftest import ENGINE, AtOnce, Explain, draw, written
-from tests.dataset.lethal import Fatal, Lethal
+from tests.dataset.lethal import Fatal, Interrupting, Lethal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 
@@ -131,6 +131,15 @@ def test_an_image_that_kills_its_workers_is_given_up_and_the_others_are_not(
     assert len(dataset.read(tmp_path / "out")) == 9
     listed = json.loads((tmp_path / "out" / "failures.json").read_text())["failures"]
     assert cause in [failure["reason"] for failure in listed]
+
+
+def test_stopping_is_held_against_no_image(explain: Explain, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        explain(method=Interrupting())
+    (attempt,) = attempts.all_of(tmp_path / "out")
+    assert '"begin"' in attempt.read_text()
+    assert attempts.past(tmp_path / "out", attempt.parent.name).deaths == {}
+    assert workers() == []
 
 
 def test_workers_that_never_get_to_an_image_end_the_run(

@@ -80,8 +80,10 @@ def test_a_second_run_does_nothing(explain: Explain, tmp_path: Path) -> None:
     explain()
     (tmp_path / "out" / "summary.html").write_text("a page")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / ".summary.html.abc.part").write_text("half a p")  # of a run that was killed at its very end
     told = Told()
     outcome = explain(watcher=told)
+    assert not (tmp_path / "out" / ".summary.html.abc.part").exists()
     assert (outcome.images, outcome.explained, outcome.changed) == (11, 0, False)
     assert len(outcome.failures) == 2
     assert told.begins == []
