@@ -66,7 +66,7 @@ def build(registry: Registry, desk: Desk, keys: Keys) -> Front:
     def description() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            app.openapi_schema = openapi.complete(found, bool(keys))
+            app.openapi_schema = openapi.complete(found, [model.name for model in registry], bool(keys))
         return app.openapi_schema
 
     app.openapi = description  # type: ignore[method-assign]  # FastAPI's documented way

@@ -103,7 +103,9 @@ def headers(explanation: Explanation) -> Mapping[str, str]:
 def numbers(values: Sequence[Floats]) -> list[float]:
     """Tensors as one flat list, each to the seven digits that float32 holds."""
     flat = np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
-    return [float(f"{value:.7g}") for value in flat.tolist()]
+    digits = 6 - np.floor(np.log10(abs(flat), out=np.zeros_like(flat), where=flat != 0))
+    scale = 10.0 ** np.clip(digits, -300, 300)
+    return list((np.rint(flat * scale) / scale).tolist())
 
 
 def _map(values: Floats, encoding: MapEncoding) -> dict[str, Any]:

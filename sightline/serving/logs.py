@@ -43,8 +43,9 @@ def install(level: str, stream: TextIO | None = None) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
-    # What Pillow warns of in strangers' files is no news, and Python would remember every text of it.
+    # What Pillow says of strangers' files is said to them; and of warnings Python would remember every text.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.access").disabled = True  # the line of a request is written here
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -136,13 +136,15 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def complete(document: dict[str, Any], keys: bool) -> dict[str, Any]:
-    """The description, with the schemas of the bodies and, where the server wants keys, how they are sent."""
+def complete(document: dict[str, Any], names: Sequence[str], keys: bool) -> dict[str, Any]:
+    """The description, with the models' names, the bodies' schemas and, where keys are wanted, how they are sent."""
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas.clear()  # FastAPI's own, of an error that this server does not answer with
     for path in document["paths"].values():
         for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = {"type": "string", "enum": list(names)}  # models are the only parameters
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
     schemas["Error"] = _ERROR

@@ -276,11 +276,11 @@ def test_probabilities_come_with_the_answer_and_can_be_asked_for_between_two(bun
 
         answers = list(explained.answer(drawn()))
     for i, answer in enumerate(answers):
-        assert answer.probabilities is not None
-        assert np.allclose(answer.probabilities, expected[i // 2], atol=1e-6)
-        assert answer.probabilities.dtype == np.float64
+        assert answer.prediction is not None
+        assert np.allclose(answer.prediction.probabilities, expected[i // 2], atol=1e-6)
+        assert answer.prediction.probabilities.dtype == np.float64
         if i % 2:
             assert np.allclose(answer.explanations[0].saliency, maps[i // 2], atol=1e-5)
     with Explainer(bundle, engine="onnxruntime-cpu", batch_size=4, threads=1) as explained:
         (refused,) = explained.answer([Request(images[0], target=99)])
-        assert refused.probabilities is None
+        assert refused.prediction is None

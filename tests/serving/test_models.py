@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sightline import Explainer
+from sightline import SISE, Explainer
 from sightline import bundle as bundles
 from sightline.errors import BundleError, EngineError, ServingError
 from sightline.serving import models
 from sightline.serving.limits import Limits
 from sightline.serving.metrics import Metrics
 from sightline.serving.models import Choices, Registry
+from sightline.serving.refusal import RefusedError
+from sightline.serving.scheduler import Ticket
 from tests.runtime import tiny
 from tests.serving.running import CHOICES, Running, held, instance, running
 
@@ -129,6 +132,33 @@ def test_the_former_bundle_finishes_what_it_has_begun(folder: Path, monkeypatch:
         kind.go.set()
         assert [one.result() for one in waiting].count(before) >= 1
         assert {one.result() for one in waiting} <= {before, fresh}
+
+
+def test_what_is_held_is_not_closed(alone: Running, folder: Path) -> None:
+    (model,) = alone.server.registry
+    with model.hold() as former, model.hold() as too:
+        assert former is too
+        fresh = replace(folder)
+        assert model.reload()
+        with model.hold() as latter:
+            assert latter.bundle.hash == fresh
+        late = Ticket(tiny.image(), (None,), SISE(), time.perf_counter())
+        former.scheduler.submit([late])
+        assert late.future.result().explanations[0].bundle_hash == former.bundle.hash
+    former.scheduler._thread.join()  # the last one to let go of it has
+    with pytest.raises(RefusedError, match="stopping"):
+        former.scheduler.submit([late])
+
+
+def test_one_of_two_that_lets_go_does_not_close_it(alone: Running, folder: Path) -> None:
+    (model,) = alone.server.registry
+    with model.hold() as former:
+        with model.hold():
+            replace(folder)
+            assert model.reload()
+        late = Ticket(tiny.image(), (None,), SISE(), time.perf_counter())
+        former.scheduler.submit([late])
+        assert late.future.result().explanations
 
 
 def test_several_models_each_by_its_name(tmp_path: Path) -> None:

@@ -183,7 +183,10 @@ def test_channels_last_and_no_colours() -> None:
 
 def test_numbers_keep_what_float32_holds() -> None:
     values = np.random.default_rng(0).random((3, 50), np.float32) * np.float32(1e-3)
-    assert np.allclose(encoding.numbers(list(values)), values.ravel(), rtol=1e-6, atol=0)
+    values[0, :3] = (0, 1, 1e-30)
+    found = encoding.numbers([values, -1e9 * values])
+    assert np.allclose(found, np.concatenate([values.ravel(), -1e9 * values.ravel()]), rtol=1e-6, atol=0)
+    assert max(len(repr(one)) for one in found[3:150]) <= 13  # 0.0001234567: none of float64's other ten digits
 
 
 def test_a_room_is_given_back_by_whoever_took_it() -> None:

@@ -238,6 +238,8 @@ def test_the_description_holds_every_path_and_status(server: Running) -> None:
     }
     posts = description["paths"]["/v1/models/{name}:explain"]["post"]
     assert {"200", "400", "401", "404", "413", "415", "422", "429", "503", "504"} <= set(posts["responses"])
+    (parameter,) = posts["parameters"]
+    assert (parameter["name"], parameter["schema"]["enum"]) == ("name", ["tiny"])
     schemas = description["components"]["schemas"]
     references = set(_references(description))
     assert references

@@ -124,6 +124,32 @@ def test_retry_after_follows_the_measured_rate(started: Starting, monkeypatch: p
         assert refused.value.headers["Retry-After"] == expected
 
 
+def test_images_are_drawn_in_the_order_in_which_they_came(started: Starting) -> None:
+    kind = held()
+    scheduler = started(kind)
+    tickets = [ticket(seed) for seed in range(6)]
+    scheduler.submit(tickets[:1])
+    scheduler.submit(tickets[1:5])
+    scheduler.submit(tickets[5:])
+    kind.go.set()
+    outcomes = [one.future.result() for one in tickets]
+    assert [one.turn for one in tickets] == sorted(one.turn for one in tickets)
+    assert [one.queued for one in outcomes] == [one.turn - one.arrived for one in tickets]
+
+
+def test_whoever_left_is_passed_over_in_the_queue(started: Starting, metrics: Metrics) -> None:
+    kind = held()
+    scheduler = started(kind)
+    tickets = [ticket(seed) for seed in range(3)]
+    scheduler.submit(tickets)
+    kind.drawn.wait()
+    assert tickets[1].future.cancel()
+    kind.go.set()
+    assert tickets[2].future.result().explanations
+    assert value(metrics, 'sightline_images_total{method="sise",model="tiny"}') == 2
+    assert value(metrics, 'sightline_drops_total{model="tiny",reason="gone"}') == 1
+
+
 def test_whoever_left_is_not_computed_and_takes_no_place(started: Starting, metrics: Metrics) -> None:
     kind = held()
     scheduler = started(kind, limit=2)
@@ -171,7 +197,7 @@ def held_until_expired() -> type[Explainer]:
     """Gives an image on only once its deadline has passed: as if everything before it had been slow."""
 
     class Slow(Explainer):
-        def answer(self, requests: Any) -> Any:
+        def answer(self, requests: Any, *, progress: Any = None) -> Any:
             from dataclasses import replace
 
             def late() -> Any:
@@ -220,7 +246,7 @@ class Failing(Explainer):
         super().__init__(*arguments, **named)
         type(self).openings += 1
 
-    def answer(self, requests: Any) -> Any:
+    def answer(self, requests: Any, *, progress: Any = None) -> Any:
         for _ in requests:
             if type(self).openings == 1:
                 raise EngineError("the device fell off the bus")
@@ -234,7 +260,7 @@ class Failing(Explainer):
 
 def test_an_engine_that_fails_is_opened_again(started: Starting, reference: Explainer) -> None:
     class Once(Failing):
-        def answer(self, requests: Any) -> Any:
+        def answer(self, requests: Any, *, progress: Any = None) -> Any:
             return super().answer(requests) if type(self).openings == 1 else Explainer.answer(self, requests)
 
     scheduler = started(Once)
