@@ -24,6 +24,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections import Counter
@@ -310,7 +311,8 @@ def schemathesis(server: Serving, seed: int) -> Figures:
     before = counts(server.url)
     command = [program, "run", f"{server.url}/openapi.json", "--checks", "not_a_server_error", "--seed", str(seed)]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "50", "--continue-on-failure"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # it keeps its crashes where it is run
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     print(done.stdout[-1500:])
     after = counts(server.url)
     found = {status: after[status] - before[status] for status in after}

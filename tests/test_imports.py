@@ -27,11 +27,12 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"kernels", "bindings", "bundle", "cache", "errors"},
     "bench": {"runtime", "kernels", "bindings", "bundle", "cache", "errors"},
     "metrics": {"runtime", "kernels", "bundle", "errors"},
-    "pages": {"metrics", "runtime", "bundle", "errors"},
+    "dataset": {"", "runtime", "bindings", "bundle", "cache", "errors"},
+    "pages": {"metrics", "dataset", "runtime", "bundle", "errors"},
     "demo": set(),
     "serving": {"", "pages", "runtime", "bindings", "bundle", "errors"},
     "cli": {
-        *{"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "serving"},
+        *{"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "serving", "dataset"},
         *{"bundle", "errors", "demo"},
     },
 }
@@ -45,6 +46,7 @@ LOADED: dict[str, set[str]] = {
     "exporter": {"numpy", "onnx", "onnx_ir", "onnxscript", "google", "onnxruntime"},
     "bench": {"numpy"},
     "metrics": {"numpy", "PIL"},
+    "dataset": {"numpy", "PIL"},
     "pages": {"numpy", "PIL"},
     "serving": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
@@ -55,6 +57,8 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "serving": {"cv2"},
+    "dataset": {"cupy", "pyarrow", "ray"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.

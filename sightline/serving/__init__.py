@@ -1,1 +1,1 @@
-"""What a production line touches: streams' sources and the server."""
+"""What a production line touches: where frames come from, and the server."""

@@ -8,11 +8,11 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from sightline import __version__
 from sightline.errors import SightlineError
-from sightline.serving import metrics, openapi
+from sightline.serving import metrics, openapi, page
 from sightline.serving.bodies import ClientGone
 from sightline.serving.desk import Desk
 from sightline.serving.front import Front, error_response, fault
@@ -164,6 +164,11 @@ def _second(registry: Registry, desk: Desk) -> APIRouter:
 
 def _house(registry: Registry) -> APIRouter:
     router = APIRouter()
+
+    @router.get("/", response_class=HTMLResponse)
+    async def front_page() -> HTMLResponse:
+        """A page to try it."""
+        return HTMLResponse(page.page(), headers=page.HEADERS)
 
     @router.get(
         "/metrics",

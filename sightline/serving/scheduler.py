@@ -176,7 +176,8 @@ class Scheduler:
             try:
                 self._scored, self._since = 0, time.perf_counter()
                 for answer in explainer.answer(self._drawn(explainer)):
-                    self._deliver(answer.request.token, answer.probabilities, answer.explanations, answer.error)
+                    probabilities = None if answer.prediction is None else answer.prediction.probabilities
+                    self._deliver(answer.request.token, probabilities, answer.explanations, answer.error)
                 return
             except Exception as error:  # a pass failed: what was in hand is lost, the next images need not be
                 logger.exception("model %s: the engine failed and is opened again", self._name)

@@ -88,7 +88,7 @@ class Held(Explainer):
     go: Event
     """Lets it, and all after it, go."""
 
-    def answer(self, requests: Any) -> Iterator[Answer]:
+    def answer(self, requests: Any, *, progress: Any = None) -> Iterator[Answer]:
         def slowly() -> Iterator[Request | None]:
             for request in requests:
                 if request is not None:

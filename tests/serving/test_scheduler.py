@@ -197,7 +197,7 @@ def held_until_expired() -> type[Explainer]:
     """Gives an image on only once its deadline has passed: as if everything before it had been slow."""
 
     class Slow(Explainer):
-        def answer(self, requests: Any) -> Any:
+        def answer(self, requests: Any, *, progress: Any = None) -> Any:
             from dataclasses import replace
 
             def late() -> Any:
@@ -246,7 +246,7 @@ class Failing(Explainer):
         super().__init__(*arguments, **named)
         type(self).openings += 1
 
-    def answer(self, requests: Any) -> Any:
+    def answer(self, requests: Any, *, progress: Any = None) -> Any:
         for _ in requests:
             if type(self).openings == 1:
                 raise EngineError("the device fell off the bus")
@@ -260,7 +260,7 @@ class Failing(Explainer):
 
 def test_an_engine_that_fails_is_opened_again(started: Starting, reference: Explainer) -> None:
     class Once(Failing):
-        def answer(self, requests: Any) -> Any:
+        def answer(self, requests: Any, *, progress: Any = None) -> Any:
             return super().answer(requests) if type(self).openings == 1 else Explainer.answer(self, requests)
 
     scheduler = started(Once)
