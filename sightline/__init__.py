@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from sightline.runtime.explainer import Explainer
     from sightline.runtime.explanation import Explanation
     from sightline.runtime.features import feature_cards
+    from sightline.runtime.frames import Frame, FrameResult
     from sightline.runtime.hierarchy import Hierarchy
+    from sightline.runtime.prediction import Prediction
     from sightline.runtime.regions import Region
     from sightline.runtime.remise import REMISE
     from sightline.runtime.requests import Answer, Request
     from sightline.runtime.rise import RISE
     from sightline.runtime.score_cam import ScoreCAM
     from sightline.runtime.sise import SISE
+    from sightline.runtime.stream import Stream
     from sightline.runtime.tree import Unit
 
 __version__ = "0.1.0"
@@ -51,14 +54,18 @@ __all__ = [
     "Decomposer",
     "Explainer",
     "Explanation",
+    "Frame",
+    "FrameResult",
     "GradCAM",
     "GradCAMPlusPlus",
     "Hierarchy",
     "LayerCAM",
+    "Prediction",
     "Region",
     "Request",
     "ScoreCAM",
     "SightlineError",
+    "Stream",
     "Unit",
     "__version__",
     "add_precision",
@@ -77,9 +84,12 @@ _LAZY = {
     "Decomposer": "sightline.runtime.decomposer",
     "Explainer": "sightline.runtime.explainer",
     "Explanation": "sightline.runtime.explanation",
+    "Frame": "sightline.runtime.frames",
+    "FrameResult": "sightline.runtime.frames",
     "GradCAM": "sightline.runtime.cam",
     "GradCAMPlusPlus": "sightline.runtime.cam",
     "LayerCAM": "sightline.runtime.cam",
+    "Prediction": "sightline.runtime.prediction",
     "REMISE": "sightline.runtime.remise",
     "RISE": "sightline.runtime.rise",
     "Region": "sightline.runtime.regions",
@@ -87,6 +97,7 @@ _LAZY = {
     "SISE": "sightline.runtime.sise",
     "ScoreCAM": "sightline.runtime.score_cam",
     "Hierarchy": "sightline.runtime.hierarchy",
+    "Stream": "sightline.runtime.stream",
     "Unit": "sightline.runtime.tree",
     "add_precision": "sightline.exporter.precision",
     "add_stages": "sightline.exporter.stages",

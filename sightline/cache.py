@@ -123,6 +123,25 @@ def locked(where: Path, name: str) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a lock file if nobody else does: yields whether it is held, and never waits. Otherwise as :func:`locked`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        held = _acquire(handle, wait=False)
+        try:
+            yield held
+        finally:
+            if held:
+                _release(handle)
+    finally:
+        os.close(handle)
+
+
 if sys.platform == "win32":
     import msvcrt
 

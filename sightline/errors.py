@@ -95,3 +95,15 @@ class AnnotationError(SightlineError, ValueError):
 
 class HierarchyError(SightlineError, ValueError):
     """A decision cannot be taken apart as asked for, or a file holds no hierarchy."""
+
+
+class DatasetError(SightlineError):
+    """A set of images cannot be explained as asked for, or a folder holds no explained set."""
+
+
+class ServingError(SightlineError, ValueError):
+    """A server cannot be started as asked for: a setting, a key, a name, or a port is wrong."""
+
+
+class StreamError(SightlineError, ValueError):
+    """A stream cannot run as asked for, or its source gives no frames."""

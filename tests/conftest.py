@@ -1,12 +1,16 @@
-"""Nothing that the tests build or measure reaches the user's own cache folder; and no test has a time limit."""
+"""Nothing that tests build or measure reaches the user's own cache folder; no test has a time limit; one Chromium."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.pages.browser import Browser
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -21,3 +25,19 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         del os.environ["SIGHTLINE_CACHE"]
     else:
         os.environ["SIGHTLINE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of pages. Where there is none they are skipped, except in CI, which installs it."""
+    from tests.pages.browser import Browser, installed
+
+    found = installed()
+    if found is None:
+        reason = "no chromium with its chromedriver is installed (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("SIGHTLINE_BROWSER") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    opened = Browser(*found)
+    yield opened
+    opened.close()

@@ -180,3 +180,18 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         pass
     with pytest.raises(EngineError, match="SIGHTLINE_CACHE"):
         cache.write(tmp_path / "cache" / "facts.json", b"")
+
+
+def test_a_claim_is_held_by_one_and_waits_for_nobody(tmp_path: Path) -> None:
+    with cache.claimed(tmp_path / "lock") as first:
+        assert first
+        with cache.claimed(tmp_path / "lock") as second:
+            assert not second
+        script = "import sys; from sightline import cache; from pathlib import Path\n"
+        script += "with cache.claimed(Path(sys.argv[1])) as held: print(held)"
+        words = [sys.executable, "-c", script, str(tmp_path / "lock")]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
+    with cache.claimed(tmp_path / "lock") as again:
+        assert again
+    with pytest.raises(FileNotFoundError), cache.claimed(tmp_path / "nowhere" / "lock"):
+        pass

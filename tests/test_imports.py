@@ -27,9 +27,14 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"kernels", "bindings", "bundle", "cache", "errors"},
     "bench": {"runtime", "kernels", "bindings", "bundle", "cache", "errors"},
     "metrics": {"runtime", "kernels", "bundle", "errors"},
-    "pages": {"metrics", "runtime", "bundle", "errors"},
+    "dataset": {"", "runtime", "bindings", "bundle", "cache", "errors"},
+    "pages": {"metrics", "dataset", "runtime", "bundle", "errors"},
     "demo": set(),
-    "cli": {"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "bundle", "errors", "demo"},
+    "serving": {"", "pages", "runtime", "bindings", "bundle", "errors"},
+    "cli": {
+        *{"", "exporter", "kernels", "bindings", "runtime", "bench", "metrics", "pages", "serving", "dataset"},
+        *{"bundle", "errors", "demo"},
+    },
 }
 FRONT = {"exporter", "runtime", "bundle", "errors"}  # what sightline/__init__.py may take its names from
 
@@ -41,7 +46,9 @@ LOADED: dict[str, set[str]] = {
     "exporter": {"numpy", "onnx", "onnx_ir", "onnxscript", "google", "onnxruntime"},
     "bench": {"numpy"},
     "metrics": {"numpy", "PIL"},
+    "dataset": {"numpy", "PIL"},
     "pages": {"numpy", "PIL"},
+    "serving": {"numpy", "PIL"},
     "cli": {"tqdm", "PIL"},
 }
 LAZY: dict[str, set[str]] = {
@@ -50,6 +57,8 @@ LAZY: dict[str, set[str]] = {
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
+    "serving": {"cv2"},
+    "dataset": {"cupy", "pyarrow", "ray"},
     "cli": {"numpy", "onnxruntime", "openvino", "cupy", "tensorrt"},
 }
 # One file per engine is loaded only when that engine is opened, so it may import the engine's package as it loads.
@@ -63,6 +72,19 @@ ENGINES = {
     "bindings/tensorrt_log.py": {"tensorrt"},
     "bindings/torch.py": {"torch"},
     "bindings/torch_graph.py": {"torch"},
+}
+# What the server is made of is loaded only by 'sightline serve'.
+SERVER = {
+    "serving/app.py": {"fastapi", "starlette"},
+    "serving/bodies.py": {"pydantic", "starlette"},
+    "serving/desk.py": {"pydantic", "starlette"},
+    "serving/front.py": {"starlette"},
+    "serving/metrics.py": {"prometheus_client"},
+    "serving/openapi.py": {"pydantic"},
+    "serving/schemas.py": {"pydantic"},
+    "serving/server.py": {"uvicorn"},
+    "serving/v1.py": {"starlette"},
+    "serving/v2.py": {"starlette"},
 }
 
 
@@ -108,7 +130,7 @@ def test_no_room_imports_a_later_one(module: Path) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_packages_load_where_they_are_used(module: Path) -> None:
     here = room(module)
-    loaded = LOADED.get(here, set()) | ENGINES.get(name(module), set())
+    loaded = LOADED.get(here, set()) | {**ENGINES, **SERVER}.get(name(module), set())
     for imported, loading in imports(module):
         package = imported.split(".")[0]
         if package != "sightline" and package not in sys.stdlib_module_names:

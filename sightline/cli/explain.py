@@ -50,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-passes", metavar="N", type=positive, help="score at most so many masks of an image, the best ones"
     )
     parser.add_argument(
-        "--deadline", metavar="SECONDS", type=_seconds, help="begin no batch of masks after this time for an image"
+        "--deadline", metavar="SECONDS", type=seconds, help="begin no batch of masks after this time for an image"
     )
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", type=Path, default=Path("explanations"), help="default: explanations/"
     )
     parser.add_argument(
-        "--save", metavar="KIND,…", type=_formats, default=("png",), help="any of png (default), npz, json"
+        "--save", metavar="KIND,…", type=formats, default=("png",), help="any of png (default), npz, json"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image instead of a line of text")
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             for explanation in explanations:
                 # Two labels may look alike in the name of a file, so it holds the number, too.
                 stem = f"{name}.{arguments.method}" + (
-                    f".{explanation.target}-{_plain(explanation.label)}" if len(targets) > 1 else ""
+                    f".{explanation.target}-{plain(explanation.label)}" if len(targets) > 1 else ""
                 )
                 files = [arguments.output / f"{stem}.{kind}" for kind in arguments.save]
                 for file in files:
@@ -118,12 +118,13 @@ def _json(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:
     return json.dumps(facts, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """A label as part of a file's name."""
     return re.sub(r"[^\w-]+", "-", label)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -133,7 +134,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _formats(text: str) -> tuple[str, ...]:
+def formats(text: str) -> tuple[str, ...]:
+    """Kinds of files, separated by commas."""
     kinds = tuple(kind.strip().lower() for kind in text.split(","))
     if unknown := [kind for kind in kinds if kind not in FORMATS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMATS)}")

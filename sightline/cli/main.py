@@ -23,13 +23,19 @@ from sightline.cli import (
     doctor,
     evaluate,
     explain,
+    explain_set,
     export,
     features,
     inspect,
+    serve,
+    stream,
 )
 from sightline.errors import SightlineError
 
-_COMMANDS = (export, inspect, build, explain, decompose, features, evaluate, bench, demo, doctor, build_kernels)
+_COMMANDS = (
+    *(export, inspect, build, explain, explain_set, stream, serve, decompose, features, evaluate),
+    *(bench, demo, doctor, build_kernels),
+)
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures

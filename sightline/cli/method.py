@@ -96,6 +96,8 @@ def opened(
     try:
         return opening(None)
     except UngatedError:
+        if not images:
+            raise
         explainer = opening(images[:GATE_IMAGES])
         print(f"sightline: {explainer.gate}", file=sys.stderr)
         return explainer

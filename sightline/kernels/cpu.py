@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.kernels.protocol import Doubles, Floats, Indices, Layout, Size, Window
-from sightline.kernels.sampling import BINS, Samples, patch_corners, samples, shares, threshold
+from sightline.kernels.sampling import BINS, Samples, patch_corners, patch_weights, samples, shares, threshold
 
 _CHUNK_BYTES = 1 << 19
 """What the upsampled maps of one chunk may take; beyond about 1 MB the temporaries leave the second-level cache."""
@@ -135,15 +135,18 @@ def _upsampled(maps: Floats, size: Size, window: Window | None) -> Iterator[tupl
     """The upsampled maps, or their windows, in chunks that stay in the cache: where they stand, and k×H×W values."""
     if window is None:
         y, x = samples(maps.shape[1], size[0]), samples(maps.shape[2], size[1])
+        between = patch_weights(maps.shape[1], size[0])
         for part in _chunks(len(maps), 4 * size[0] * size[1]):
-            yield part, _blend(maps[part], y, x)
+            yield part, _blend(maps[part], y, x, between)
         return
     y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
     for k, (top, left) in enumerate(window.offsets.tolist()):
         yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
 
 
-def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Float]:
+def _blend(
+    maps: npt.NDArray[Float], y: Samples, x: Samples, between: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[Float]:
     """Bilinear samples of ...×h×w maps. A flat map stays exactly flat: a + (b − a)·weight."""
     weight_x = x.weight.astype(maps.dtype, copy=False)
     rows = maps.take(x.first, axis=-1)
@@ -151,12 +154,29 @@ def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Floa
     step -= rows
     step *= weight_x
     rows += step
+    if between is not None:
+        return _spread(rows, between, len(y.weight))
     weight_y = y.weight.astype(maps.dtype, copy=False)[:, None]
     values = rows.take(y.first, axis=-2)
     step = rows.take(y.second, axis=-2)
     step -= values
     step *= weight_y
     values += step
+    return values
+
+
+def _spread(rows: npt.NDArray[Float], weights: npt.NDArray[np.float32], height: int) -> npt.NDArray[Float]:
+    """The same along y alone, ...×h×W -> ...×H×W, where the weights repeat: no gather, no temporary of full size."""
+    *leading, source, width = rows.shape
+    step = len(weights)
+    first, last = step // 2, step // 2 + (source - 1) * step
+    values = np.empty((*leading, height, width), rows.dtype)
+    values[..., :first, :] = rows[..., :1, :]
+    values[..., last:, :] = rows[..., -1:, :]
+    inner = values[..., first:last, :].reshape(*leading, source - 1, step, width)
+    upper = rows[..., :-1, :]
+    np.multiply((rows[..., 1:, :] - upper)[..., None, :], weights[:, None], out=inner)
+    inner += upper[..., None, :]
     return values
 
 

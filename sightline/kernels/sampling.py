@@ -45,6 +45,24 @@ def samples(source: int, size: int, mirrored: bool = False) -> Samples:
 
 
 @lru_cache(maxsize=256)
+def patch_weights(source: int, size: int) -> npt.NDArray[np.float32] | None:
+    """Of :func:`samples`, the weights between two neighbouring source pixels, where all neighbours have the same.
+
+    So it is where ``size`` is a multiple s of ``source``: s // 2 samples are the first pixel, then s lie between every
+    two neighbours, and the rest is the last pixel. None anywhere else.
+    """
+    every = samples(source, size)
+    step = size // source
+    inner = slice(step // 2, step // 2 + (source - 1) * step)
+    if size % source or source == 1:
+        return None
+    weights = every.weight[inner].astype(np.float32).reshape(source - 1, step)
+    first, outer = every.first[inner].reshape(source - 1, step), np.delete(every.weight, np.r_[inner])
+    regular = (weights == weights[0]).all() and (first == np.arange(source - 1)[:, None]).all() and not outer.any()
+    return weights[0] if regular else None
+
+
+@lru_cache(maxsize=256)
 def patch_corners(source: int, size: int) -> Samples:
     """Of :func:`samples`, the first and the last one between every two source pixels."""
     every = samples(source, size)

@@ -53,11 +53,16 @@ def page(hierarchy: Mapping[str, Any]) -> str:
         body,
         data={**hierarchy, "colours": colour_table()},
         styles=[asset("assets/hierarchy.css")],
-        scripts=[
-            asset("vendor/d3.min.js"),
-            *(asset(f"assets/{name}.js") for name in ("heat", "graph", "tree", "hierarchy")),
-        ],
+        scripts=scripts(),
     )
+
+
+def scripts() -> list[str]:
+    """The scripts of every page of a hierarchy. A page that shows one in a frame must allow them, too."""
+    return [
+        asset("vendor/d3.min.js"),
+        *(asset(f"assets/{name}.js") for name in ("heat", "graph", "tree", "hierarchy")),
+    ]
 
 
 def _check(hierarchy: Mapping[str, Any]) -> None:

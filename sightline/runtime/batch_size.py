@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,11 +14,11 @@ from sightline.errors import OutOfMemoryError
 logger = logging.getLogger(__name__)
 
 CANDIDATES: dict[Device, tuple[int, ...]] = {"cpu": (8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
-TOLERANCE = 0.05
+TOLERANCE = 0.01
 """A larger batch must be faster per image by more than this share: it costs more padding and memory."""
 BUDGET = 4.0
 """Seconds after which no further candidate is tried."""
-_REPEATS = 3
+_REPEATS = 5
 
 
 def measured(
@@ -38,7 +37,7 @@ def measured(
         try:
             with open_batch(size) as engine:
                 _timed(engine)  # warms up
-                found[size] = statistics.median(_timed(engine) for _ in range(_REPEATS)) / size
+                found[size] = min(_timed(engine) for _ in range(_REPEATS)) / size
         except OutOfMemoryError as error:
             if not found:
                 raise

@@ -19,8 +19,11 @@ from sightline.runtime import budget
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
+from sightline.runtime.channel import WhenFull
 from sightline.runtime.engines import OpenBatch, open_engines
+from sightline.runtime.explaining import CountsFrom, Encode, OnlyIf, Settings
 from sightline.runtime.explanation import Explanation
+from sightline.runtime.frames import Frame
 from sightline.runtime.gate import THRESHOLD, Gate, pearson
 from sightline.runtime.image import ImageLike, network_input
 from sightline.runtime.job import Job
@@ -33,6 +36,7 @@ from sightline.runtime.requests import Answer, Request
 from sightline.runtime.rise import RISE
 from sightline.runtime.score_cam import ScoreCAM
 from sightline.runtime.sise import SISE
+from sightline.runtime.stream import Stream
 from sightline.runtime.targets import Target, TargetFunction, Targets
 
 _METHODS: tuple[Callable[..., Method], ...] = (
@@ -239,7 +243,19 @@ class Explainer:
         """
         return self._passes.classify(network_input(image, self.bundle.input) for image in images)
 
-    def answer(self, requests: Iterable[Request | None]) -> Iterator[Answer]:
+    def probabilities(self, image: ImageLike) -> npt.NDArray[np.float64]:
+        """What the network gives every class on one image: K, in float32, by one attribution pass.
+
+        Touches nothing of the masked passes: it may be called while :meth:`answer` draws its next request.
+
+        Raises:
+            ImageError: the image cannot be read.
+            EngineError: the pass failed, or the network answers with NaN.
+        """
+        found = self._attribute[self.method.rivals](network_input(image, self.bundle.input), None)
+        return found.probabilities.astype(np.float64)
+
+    def answer(self, requests: Iterable[Request | None], *, progress: Progress | None = None) -> Iterator[Answer]:
         """Answer requests of any kind as they come, in order: their masks share batches, whatever is asked about them.
 
         For what runs on and on: a stream, a server. A request that cannot be answered is an answer with its error; the
@@ -249,11 +265,58 @@ class Explainer:
             requests: drawn only when the batch has room. A None among them says that there is no other at the moment:
                 what is in hand is finished, its last batch padded, before more is drawn. A generator over a queue
                 yields None when the queue is empty and waits when that has been drawn, too.
+            progress: instead of the explainer's own; what it raises ends the answers between two batches.
 
         Raises:
             EngineError: a pass failed: what was drawn and not answered is lost.
         """
-        return answers(requests, self._begun, self._passes, self._progress)
+        return answers(requests, self._begun, self._passes, progress or self._progress)
+
+    def stream(
+        self,
+        frames: Iterable[Frame | ImageLike],
+        *,
+        deadline: float | None = None,
+        only_if: OnlyIf | None = None,
+        target: Target | Targets | None = None,
+        max_passes: int | None = None,
+        queue: int = 4,
+        when_full: WhenFull = "wait",
+        encode: Encode | None = None,
+        counts_from: CountsFrom = "arrival",
+    ) -> Stream:
+        """Explain frames as they come, on threads of their own: read, decode, classify and explain, encode.
+
+        The results come in the order of the frames, also those of frames that were not explained or could not be read.
+        Masks of frames that wait share batches. Until the stream is closed it has the explainer to itself.
+
+        Args:
+            frames: images, or :class:`~sightline.runtime.frames.Frame` with a name and a time. Drawn from on a thread
+                of their own; an error there ends the stream, after the results before it.
+            deadline: seconds from the arrival of a frame, its time in the queue included, from which on no batch of its
+                masks is begun; the first one always is.
+            only_if: called with the prediction for every frame, on the thread of the explainer; only where it says yes
+                is the frame explained.
+            target: as for a call.
+            max_passes: of every frame, as for a call.
+            queue: how many frames may wait to be decoded; as many explanations may wait to be encoded, and as many
+                results to be taken.
+            when_full: ``"wait"`` lets the source wait, ``"drop-oldest"`` drops the frame that has waited longest: its
+                number is left out, and it is counted.
+            encode: called with the result of every frame that was explained, on a thread of its own, to draw or to
+                write it; what it returns is the result's ``encoded``.
+            counts_from: where the deadline of a frame begins: with its ``"arrival"``, or with its ``"turn"``, for a
+                source that is read ahead and whose frames nobody waits for, as files are.
+
+        Returns:
+            an iterator of results, and a context manager that ends the threads however it is left. What a callback
+            raises surfaces from the iterator, after the results before it.
+
+        Raises:
+            StreamError, MethodError, TargetError: an argument is out of range.
+        """
+        settings = Settings(deadline, only_if, target, max_passes, queue, when_full, encode, counts_from)
+        return Stream(self, frames, settings)
 
     def _explained(
         self,
@@ -297,6 +360,7 @@ class Explainer:
             attribute=self._attribute[method.rivals],
             kernels=self._passes.kernels,
             max_passes=request.max_passes,
+            only_if=request.only_if,
         )
 
     def _wanted(self, target: Target | Targets | None) -> tuple[int | TargetFunction | None, ...]:

@@ -95,20 +95,30 @@ class Explanation:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the explanation; the suffix says how.
+        """Write the explanation; the suffix says how, as for :meth:`encoded`.
 
-        ``.png``: the overlay, captioned with label and score. ``.npz``: the maps (``saliency``, ``image_saliency``,
-        ``layer_maps/<block>``) and ``metadata``, the JSON below. ``.json``: the
-        :meth:`facts`. Written under a temporary name and then renamed.
+        Written under a temporary name and then renamed.
 
         Raises:
             SaveError: another suffix, or the file cannot be written.
         """
         path = Path(path)
+        save(path, self.encoded(path.name))
+
+    def encoded(self, name: str) -> bytes:
+        """The explanation as the content of a file of this name, or of this suffix.
+
+        ``.png``: the overlay, captioned with label and score. ``.npz``: the maps (``saliency``, ``image_saliency``,
+        ``layer_maps/<block>``) and ``metadata``, the JSON below. ``.json``: the :meth:`facts`.
+
+        Raises:
+            SaveError: another suffix.
+        """
         writers: Mapping[str, Callable[[], bytes]] = {".png": self._png, ".npz": self._npz, ".json": self._json}
-        if path.suffix.lower() not in writers:
-            raise SaveError(f"{path.name!r} does not say how to save it: use one of the suffixes {', '.join(writers)}.")
-        save(path, writers[path.suffix.lower()]())
+        suffix = (Path(name).suffix or name).lower()
+        if suffix not in writers:
+            raise SaveError(f"{name!r} does not say how to save it: use one of the suffixes {', '.join(writers)}.")
+        return writers[suffix]()
 
     def _png(self) -> bytes:
         buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sightline.bundle import ImageInput
 from sightline.errors import ImageError
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any]"
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Prepared"
 
 _ACCEPTED = (
     "pass a path, a PIL image, a uint8 or uint16 array (H×W or H×W×1, 3 or 4), or a float array C×H×W that is "
@@ -31,6 +31,8 @@ class Prepared:
     """C×H×W or H×W×C (the network's layout), preprocessed, contiguous."""
     picture: Image.Image
     """The image in RGB at its original size, upright: what an overlay is drawn on."""
+    expected: ImageInput
+    """The input that it was prepared for."""
 
 
 def prepare(image: ImageLike, expected: ImageInput) -> Prepared:
@@ -39,11 +41,16 @@ def prepare(image: ImageLike, expected: ImageInput) -> Prepared:
     Pictures are turned upright (EXIF), stretched to H×W (bilinear, antialiased, as Pillow does it) and normalised with
     the bundle's range, mean and std. The range of pixels follows from their type, 255 or 65535, never from their
     values. Transparency is ignored, grey is spread over three channels, colour becomes luminance where the network
-    takes one channel. A float array must have the network's C×H×W and is taken as it is.
+    takes one channel. A float array must have the network's C×H×W and is taken as it is. So is what was prepared before
+    for the same input, on another thread perhaps.
 
     Raises:
         ImageError: the image cannot be read, or its type, shape or values cannot be explained.
     """
+    if isinstance(image, Prepared):
+        if image.expected != expected:
+            raise ImageError("this image was prepared for a network of another input: pass it as it was before.")
+        return image
     if isinstance(image, (str, os.PathLike)):
         image = _open(Path(image))
     if isinstance(image, Image.Image):
@@ -99,7 +106,7 @@ def _from_picture(image: Image.Image, expected: ImageInput) -> Prepared:
     colours = image.convert("L") if expected.colour == "GRAY" else picture
     resized = _stretch(colours, expected)
     planes = np.asarray(resized, np.float32).reshape(expected.height, expected.width, -1)
-    return Prepared(_normalise(planes, expected), picture)
+    return Prepared(_normalise(planes, expected), picture, expected)
 
 
 def _from_pixels(pixels: npt.NDArray[Any], expected: ImageInput) -> Prepared:
@@ -123,7 +130,7 @@ def _from_pixels(pixels: npt.NDArray[Any], expected: ImageInput) -> Prepared:
     planes = [np.asarray(_stretch(Image.fromarray(plane), expected)) for plane in np.moveaxis(values, 2, 0)]
     if expected.colour != "GRAY" and len(planes) == 1:
         planes *= 3
-    return Prepared(_normalise(np.stack(planes, axis=2), expected), picture)
+    return Prepared(_normalise(np.stack(planes, axis=2), expected), picture, expected)
 
 
 def _checked(array: npt.NDArray[Any], expected: ImageInput) -> npt.NDArray[np.float32]:
@@ -149,7 +156,8 @@ def _from_preprocessed(array: npt.NDArray[Any], expected: ImageInput) -> Prepare
     pixels = (array * std + mean) * np.float32(255 / expected.range)
     if expected.channels not in (1, 3):
         pixels = pixels.mean(axis=2, keepdims=True)
-    return Prepared(_as_layout(array, expected), _rgb(pixels[:, :, ::-1] if expected.colour == "BGR" else pixels))
+    picture = _rgb(pixels[:, :, ::-1] if expected.colour == "BGR" else pixels)
+    return Prepared(_as_layout(array, expected), picture, expected)
 
 
 def _normalise(planes: npt.NDArray[np.float32], expected: ImageInput) -> npt.NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from sightline.runtime.image import ImageLike, prepare
 from sightline.runtime.kriging import Kriging, pooled
 from sightline.runtime.masks import MaskSet, Scored
 from sightline.runtime.method import Method, Plan
+from sightline.runtime.prediction import Prediction, predicted
 from sightline.runtime.selection import Choice, Indices
 from sightline.runtime.targets import TargetFunction
 
@@ -52,6 +53,7 @@ class Job:
         attribute: AttributionPass,
         kernels: Kernels,
         max_passes: int | None = None,
+        only_if: Callable[[Prediction], bool] | None = None,
     ) -> None:
         """Run the attribution pass of every target and make the masks that they choose.
 
@@ -63,6 +65,7 @@ class Job:
             attribute: the attribution pass.
             kernels: of the device that the masked passes run on.
             max_passes: at most so many masks are scored.
+            only_if: where it says no to what the network predicts, there are no masks and no explanations.
         """
         self.clock = Clock()
         self._bundle, self._method, self._kernels = bundle, method, kernels
@@ -70,26 +73,30 @@ class Job:
         self._picture: Image.Image = prepared.picture
         self.clock.lap("preprocess")
         self._subjects: list[Subject] = []
+        self.prediction: Prediction | None = None
         attributions: Attributions | None = None
         for target in wanted:
+            if attributions is None or not callable(target):
+                attributions = attribute(prepared.array, None if callable(target) else target)
+            if self.prediction is None:
+                self.prediction = predicted(attributions, bundle)
+                if only_if is not None and not only_if(self.prediction):
+                    break
             if callable(target):
                 # Its gradient needs the logits, which are those of any pass of this image.
-                attributions = attributions or attribute(prepared.array, None)
                 scores(target, attributions.probabilities[None].astype(np.float64))  # refuses what is no target
                 seed = targets.gradient(target, attributions.logits.astype(np.float64), bundle.manifest.activation)
                 attributions = attribute(prepared.array, seed)
-            else:
-                attributions = attribute(prepared.array, target)
             self.clock.lap("attribution")
             self._subjects.append(self._subject(target, attributions))
             self.clock.lap("selection")
         assert attributions is not None  # there is a target
         self._chosen = budget.united(subject.plan.choices for subject in self._subjects)
         numbers = {name: choice.numbers for name, choice in self._chosen.items()}
-        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, kernels)
+        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, kernels) if numbers else {}
         self.clock.lap("selection")
         self._offsets = np.cumsum([0, *map(len, self._sets.values())])
-        self._scores = np.full((len(wanted), self._offsets[-1]), np.nan)
+        self._scores = np.full((len(self._subjects), self._offsets[-1]), np.nan)
         self._planned = int(self._offsets[-1] if max_passes is None else min(max_passes, self._offsets[-1]))
         self._waiting: deque[Indices] = deque()
         self._by_worth: budget.Order | None = None

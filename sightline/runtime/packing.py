@@ -61,12 +61,13 @@ class _Entry:
         self.error = self.error or result.error
 
     def answer(self, engine: str, precision: str) -> Answer:
+        prediction = None if self.job is None else self.job.prediction
         if self.job is None or self.error is not None:
-            return Answer(self.request, [], self.error)
+            return Answer(self.request, [], self.error, prediction)
         try:
-            return Answer(self.request, self.job.explanations(engine, precision))
+            return Answer(self.request, self.job.explanations(engine, precision), prediction=prediction)
         except SightlineError as error:
-            return Answer(self.request, [], error)
+            return Answer(self.request, [], error, prediction)
 
 
 class _Packing:
@@ -117,8 +118,20 @@ class _Packing:
                     entry.unscored += task is not None
                     yield task
             entry.closed = True
-            if all(entry.done for entry in self._waiting):
-                yield None  # nothing of theirs is in the batch: their answers need not wait for a next request
+            if all(entry.done for entry in self._waiting) or self._pressed():
+                # Nothing of theirs is in the batch, so that their answers need not wait for a next request. Or they
+                # must not: images without masks, which fill no batch, may follow each other for long.
+                yield None
+
+    def _pressed(self) -> bool:
+        """Whether masks of an image wait in the batch that has no time for yet another image."""
+        latest = time.perf_counter() + self._beginning + 2 * self._batch
+        return any(
+            entry.unscored
+            and entry.request.deadline is not None
+            and latest > entry.request.began + entry.request.deadline
+            for entry in self._waiting
+        )
 
     def _in_time(self, entry: _Entry, job: Job) -> Iterator[Task | None]:
         """The worthiest masks first, batch by batch, until the time is up."""

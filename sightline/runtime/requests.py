@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from sightline.errors import SightlineError
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.image import ImageLike
 from sightline.runtime.method import Method
+from sightline.runtime.prediction import Prediction
 from sightline.runtime.targets import Target, Targets
 
 
@@ -29,6 +31,9 @@ class Request:
     """By ``time.perf_counter``: by default when the request was made, so that its time in a queue counts."""
     token: Any = None
     """The caller's own: comes back untouched."""
+    only_if: Callable[[Prediction], bool] | None = None
+    """Asked once the network has seen the whole image, before any mask is made: only if it says yes is the image
+    explained. What it raises is raised by whoever answers, unless it is a ``SightlineError``: that is the answer's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,8 @@ class Answer:
 
     request: Request
     explanations: list[Explanation]
-    """One for every target; none where there is an error."""
+    """One for every target; none where there is an error, or ``only_if`` said no."""
     error: SightlineError | None = None
     """Why this image cannot be explained."""
+    prediction: Prediction | None = None
+    """What the network says about the whole image; None where it did not come to that."""

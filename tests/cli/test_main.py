@@ -14,7 +14,7 @@ import sightline
 from sightline.cli import main
 from sightline.errors import BundleError
 
-COMMANDS = ("export", "inspect", "build", "explain", "evaluate", "bench", "demo", "doctor", "build-kernels")
+COMMANDS = ("export", "inspect", "build", "explain", "evaluate", "serve", "bench", "demo", "doctor", "build-kernels")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sightline.errors import EngineError
-from sightline.kernels import CpuKernels, Window, kernels_for
+from sightline.kernels import CpuKernels, Window, cpu, kernels_for
 from sightline.kernels.protocol import Layout
+from sightline.kernels.sampling import patch_weights, samples
 from tests import reference
 from tests.reference import otsu
 
@@ -148,6 +150,19 @@ def test_results_do_not_depend_on_the_chunks() -> None:
     assert whole[0][1].tolist() == [float(extrema[1][0]) for extrema, _ in one_by_one]
     assert whole[1].tolist() == [float(total[0]) for _, total in one_by_one]
     np.testing.assert_allclose(whole[2], maps.sum(axis=0, dtype=np.float64))
+
+
+def test_weights_that_repeat_give_the_same_bytes() -> None:
+    random = np.random.default_rng(0)
+    repeating = 0
+    for source, size in product((1, 2, 3, 7, 8, 14), (1, 2, 7, 14, 21, 28, 35, 224)):
+        maps = random.normal(size=(3, source, 5)).astype(np.float32)
+        y, x, between = samples(source, size), samples(5, 9), patch_weights(source, size)
+        repeating += between is not None
+        np.testing.assert_array_equal(cpu._blend(maps, y, x, between), cpu._blend(maps, y, x))
+        if between is not None:
+            assert size % source == 0
+    assert repeating >= 10
 
 
 def test_a_flat_map_stays_exactly_flat() -> None:

@@ -31,8 +31,19 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 800, dark: bool = False, still: bool = True) -> None:
-        """Show a page in a window of this size, and wait until it says that it is ready."""
+    def open(
+        self, page: Path | str, *, width: int = 1280, height: int = 800, dark: bool = False, still: bool = True
+    ) -> None:
+        """Show a page, a file or an address, in a window of this size, and wait until it says that it is ready."""
+        self.look(width=width, height=height, dark=dark, still=still)
+        for kind in ("browser", "performance"):
+            self.log(kind)  # what earlier pages left
+        self.driver.get("about:blank")
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
+        self.until("return document.documentElement?.dataset.ready !== undefined")
+
+    def look(self, *, width: int = 1280, height: int = 800, dark: bool = False, still: bool = True) -> None:
+        """Let the window be this large, and the reader's wishes these, from now on."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -43,11 +54,6 @@ class Browser:
         self.command(
             "Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in wanted.items()]
         )
-        for kind in ("browser", "performance"):
-            self.log(kind)  # what earlier pages left
-        self.driver.get("about:blank")
-        self.driver.get(page.as_uri())
-        self.until("return document.documentElement?.dataset.ready !== undefined")
 
     def command(self, name: str, **parameters: Any) -> Any:
         return self.driver.execute_cdp_cmd(name, parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -137,3 +138,13 @@ def test_a_failed_save_leaves_what_was_there(
 def test_a_missing_folder_is_an_error(explanation: Explanation, tmp_path: Path) -> None:
     with pytest.raises(SaveError, match="No such file"):
         explanation.save(tmp_path / "missing" / "a.png")
+
+
+def test_the_content_of_a_file_without_the_file(explanation: Explanation, tmp_path: Path) -> None:
+    explanation.save(tmp_path / "a.png")
+    assert explanation.encoded(".PNG") == (tmp_path / "a.png").read_bytes()
+    with np.load(io.BytesIO(explanation.encoded(".npz"))) as found:
+        np.testing.assert_array_equal(found["saliency"], explanation.saliency)
+    assert json.loads(explanation.encoded(".json")) == json.loads(json.dumps(explanation.facts()))
+    with pytest.raises(SaveError, match=r"'\.bmp' does not say how"):
+        explanation.encoded(".bmp")

@@ -58,11 +58,18 @@ def test_the_explanation_agrees_with_the_reference(case: Case) -> None:
         got = explainer(case.image)
     assert got.target == case.target
     assert got.passes == want.passes
+    decided = np.ones(want.fused.shape, bool)
     for block, layer in zip(case.bundle.blocks, want.layers, strict=True):
         assert layer.map is not None
-        np.testing.assert_allclose(got.layer_maps[block.name], layer.map.numpy(), atol=1e-4, err_msg=block.name)
+        ours, theirs = got.layer_maps[block.name], layer.map.numpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=block.name)
+        # Fusion keeps or drops a pixel by a threshold: of one that lies on it, rounding decides.
+        threshold = reference.otsu(layer.map)
+        assert threshold is not None
+        decided &= abs(theirs - threshold) > abs(ours - theirs).max()
+    assert decided.mean() >= 0.999
     fused = want.fused.numpy()
-    assert np.corrcoef(got.saliency.ravel(), fused.ravel())[0, 1] >= 0.9999
+    assert np.corrcoef(got.saliency[decided], fused[decided])[0, 1] >= 0.9999
     assert np.mean(np.abs(got.saliency - fused) > 1e-3) <= 1e-3
 
 

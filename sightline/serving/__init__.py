@@ -1,0 +1,1 @@
+"""What a production line touches: where frames come from, and the server."""

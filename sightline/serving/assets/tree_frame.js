@@ -1,0 +1,15 @@
+"use strict";
+// A hierarchy as the page that the server made of it, in a frame that may run scripts and nothing else: it has an origin
+// of its own and no way to the network, to this page or to the API key.
+const treeFrame = (() => {
+  const show = (html, label) => {
+    const frame = make("iframe");
+    frame.title = `What carried ${label}, layer by layer`;
+    frame.sandbox = "allow-scripts";
+    const theme = document.documentElement.dataset.theme;
+    // Storage is closed to the frame, so it cannot know which theme was chosen here.
+    frame.srcdoc = theme ? html.replace('<html lang="en">', `<html lang="en" data-theme="${theme}">`) : html;
+    by("tree").replaceChildren(frame);
+  };
+  return { show, clear: () => by("tree").replaceChildren() };
+})();

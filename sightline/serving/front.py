@@ -1,0 +1,123 @@
+"""What every request passes through: its id, its key, whether the server is stopping, its line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sightline.serving import logs
+from sightline.serving.encoding import dumped
+from sightline.serving.keys import Keys
+from sightline.serving.metrics import Metrics
+from sightline.serving.refusal import RefusedError, shortened
+from sightline.serving.visit import Visit, identity
+
+OPEN = frozenset({"/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"})
+"""Paths that want no key."""
+
+logger = logging.getLogger(__name__)
+
+
+class Front:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+        self.stopping = False
+        """Whether nothing new is begun."""
+        self._active = 0
+        self.idle = asyncio.Event()
+        """Set while no POST is under way."""
+        self.idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        client = scope.get("client")
+        visit = Visit(
+            id=identity(headers.get("x-request-id")),
+            client=client[0] if client else "-",
+            method=scope["method"],
+            path=shortened(scope["path"]),
+        )
+        scope["state"] = {**scope.get("state", {}), "visit": visit, "stopping": self.stopping}
+        counts = scope["method"] == "POST"  # whoever asks for the server's health does not keep it alive
+        if counts:
+            self._active += 1
+            self.idle.clear()
+        try:
+            await self._answer(scope, receive, _Marked(send, visit), visit, headers)
+        finally:
+            visit.release()
+            if counts:
+                self._active -= 1
+            if not self._active:
+                self.idle.set()
+            self._metrics.requests.labels(visit.model, visit.verb, str(visit.status)).inc()
+            if visit.verb != "-":
+                self._metrics.seconds.labels(visit.model, visit.verb).observe(visit.seconds)
+            logs.request(visit)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: _Marked, visit: Visit, headers: Headers) -> None:
+        refused = self._refused(scope, headers)
+        if refused is not None:
+            await error_response(refused, visit)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            logger.exception("request %s failed", visit.id)
+            if not send.started:
+                await error_response(fault(), visit)(scope, receive, send)
+
+    def _refused(self, scope: Scope, headers: Mapping[str, str]) -> RefusedError | None:
+        path: str = scope["path"]
+        probe = path.startswith("/v2/models/") and path.endswith("/ready")
+        if path not in OPEN and not probe and not self._keys.admit(headers):
+            return RefusedError(401, "no API key, or a wrong one: send 'Authorization: Bearer KEY'.")
+        if self.stopping and scope["method"] == "POST":
+            return RefusedError(503, "the server is stopping: send the request again.", retry=1)
+        return None
+
+
+class _Marked:
+    """What sends an answer: adds the headers that all answers have, and notes what was sent."""
+
+    def __init__(self, send: Send, visit: Visit) -> None:
+        self._send, self._visit = send, visit
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self._visit.status = message["status"]
+            found = MutableHeaders(scope=message)
+            found["X-Request-ID"] = self._visit.id
+            found["X-Content-Type-Options"] = "nosniff"
+        elif message["type"] == "http.response.body":
+            self._visit.sent += len(message.get("body", b""))
+        await self._send(message)
+
+
+def fault() -> RefusedError:
+    """What is answered where the server itself is wrong."""
+    return RefusedError(500, "a fault of the server: its log has the trace, under this id.")
+
+
+def error_response(refused: RefusedError, visit: Visit, headers: Mapping[str, str] | None = None) -> Response:
+    """Why there is no result."""
+    visit.error = str(refused)
+    document: dict[str, Any] = {"error": str(refused), "status": refused.status, "id": visit.id}
+    extra = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+    return Response(
+        dumped(document), refused.status, {**refused.headers, **extra, **(headers or {})}, media_type="application/json"
+    )

@@ -1,0 +1,57 @@
+"""What a stream showed, as recorded and as docs/streams.md says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ("80 %", "200 % back-pressure", "200 % drop-oldest")
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Any]:
+    return dict(json.loads((ROOT / "benchmarks" / "results" / "stream.json").read_text())["figures"])
+
+
+def row(figures: dict[str, Any], run: str) -> str:
+    """A line of the table in docs/streams.md."""
+
+    def of(name: str) -> float:
+        return float(figures[f"{run}: {name}"])
+
+    latency = " / ".join(f"{of(f'latency {share} s'):.2f}" for share in ("p50", "p90", "p99"))
+    cells = [run, f"{of('offered frames/s'):.2f}", f"{of('explained frames/s'):.2f}", f"{of('dropped'):.0f}"]
+    cells += [f"{100 * of('completeness'):.0f} %", latency, f"{of('worst overrun s'):.2f}"]
+    cells += [f"{of('overruns beyond one batch'):.0f}", f"{of('first batch after the deadline'):.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_states_what_was_measured(figures: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "streams.md").read_text()
+    for run in RUNS:
+        assert row(figures, run) in page
+    assert f"{figures['80 %: explained']:.0f} frames in {figures['80 %: seconds'] / 60:.0f} minutes" in page
+    start, end = (figures[f"80 %: resident MiB, {when}"] for when in ("beginning", "end"))
+    assert f"{start:.0f} MiB at its beginning and {end:.0f} MiB at its end" in page
+    for phase in ("capacity", "80 %"):
+        assert f"{figures[f'{phase}: batch p50 s']:.3f} s" in page, "by which the page says what 80 % was"
+    for what in ("attribution pass", "batch of the classifier"):
+        assert f"{1000 * figures[f'one frame classified by the {what}']['median']:.1f} ms" in page
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_nothing_is_out_of_order_or_begun_after_its_deadline(figures: dict[str, Any], run: str) -> None:
+    assert figures[f"{run}: out of order"] == 0
+    assert figures[f"{run}: failed"] == 0
+    assert figures[f"{run}: overruns beyond one batch"] == 0
+
+
+def test_for_ten_minutes_everything_is_explained_and_memory_is_flat(figures: dict[str, Any]) -> None:
+    assert figures["80 %: seconds"] >= 600
+    assert figures["80 %: dropped"] == 0
+    start, end = (figures[f"80 %: resident MiB, {when}"] for when in ("beginning", "end"))
+    assert end <= 1.02 * start + 2

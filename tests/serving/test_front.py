@@ -1,0 +1,175 @@
+"""Ids, keys, logs, metrics: what every request passes through."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sightline.errors import ServingError
+from sightline.serving import keys, logs
+from sightline.serving.keys import Keys
+from tests.serving.running import Running, instance, running
+
+EXPLAIN = "/v1/models/tiny:explain"
+ASKED = {"instances": [instance(0)]}
+KEYS = ("first-key-of-two", "second-key-of-two")
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle: Path) -> Iterator[Running]:
+    with running([bundle], keys=Keys(KEYS)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_opens(guarded: Running, key: str) -> None:
+    assert guarded.post(EXPLAIN, ASKED, Authorization=f"Bearer {key}").status_code == 200
+    assert guarded.post(EXPLAIN, ASKED, Authorization=f"bearer {key}").status_code == 200
+    assert guarded.client.get("/v1/models", headers={"X-API-Key": key}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer first-key-of-tw"},
+        {"Authorization": "Bearer first-key-of-two2"},
+        {"Authorization": "Basic first-key-of-two"},
+        {"Authorization": "first-key-of-two"},
+        {"X-API-Key": "FIRST-KEY-OF-TWO"},
+        {"X-API-Key": b"\xff\xfe"},
+    ],
+)
+def test_anything_else_does_not(guarded: Running, headers: dict[str, str | bytes]) -> None:
+    load = "/v2/repository/models/tiny/load"
+    for method, path in (("POST", EXPLAIN), ("GET", "/v1/models"), ("POST", load), ("GET", "/x")):
+        answer = guarded.client.request(method, path, headers=headers)  # type: ignore[arg-type]
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
+
+
+def test_what_is_open(guarded: Running) -> None:
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/metrics", "/openapi.json"):
+        assert guarded.client.get(path).status_code == 200, path
+    assert guarded.client.get("/openapi.json").json()["security"]
+
+
+def test_keys_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    file.write_text("# the line\nsome-long-key\n\n  another-long-key  \n")
+    assert keys.from_file(file, {}).admit({"x-api-key": "another-long-key"})
+    environment, given = {keys.VARIABLE: "from-the-environment"}, {"x-api-key": "from-the-environment"}
+    assert not keys.from_file(file, environment).admit(given)
+    assert keys.from_file(None, environment).admit(given)
+    assert not keys.from_file(None, {})
+    assert keys.from_file(None, {}).admit({})
+    file.write_text("# nothing\n")
+    for wrong, said in ((file, "holds no API key"), (tmp_path / "none", "cannot be read")):
+        with pytest.raises(ServingError, match=said):
+            keys.from_file(wrong, {})
+    for bad in ("short", "with a space", "naïve-key"):
+        with pytest.raises(ServingError, match="refused") as refused:
+            Keys((bad,))
+        assert bad not in str(refused.value)
+
+
+def test_ids_come_back_where_they_can_be_written_into_a_log(server: Running) -> None:
+    def id_of(given: str | None) -> str:
+        headers = {} if given is None else {"X-Request-ID": given}
+        return str(server.client.get("/v2", headers=headers).headers["X-Request-ID"])
+
+    assert id_of("part-17.a_B") == "part-17.a_B"
+    assert len({id_of(None), id_of(None), id_of("a b"), id_of("x" * 65), id_of('"}')}) == 5
+
+
+def test_a_line_of_the_log_cannot_be_forged(server: Running) -> None:
+    logger = logging.getLogger("sightline.serving.requests")
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonLines())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        server.client.get('/v1/models/x%0A{"status": 200}')
+        server.client.get("/v1/models/%C3%A4%E2%80%A8")
+        while stream.getvalue().count("\n") < 2:
+            pass  # the line is written once the answer is sent
+    finally:
+        logger.removeHandler(handler)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert [json.loads(line)["status"] for line in lines] == [404, 404]
+
+
+def test_what_is_counted(server: Running) -> None:
+    def counts() -> tuple[float, ...]:
+        return tuple(
+            map(
+                server.metric,
+                (
+                    'sightline_requests_total{model="tiny",status="200",verb="explain"}',
+                    'sightline_request_seconds_count{model="tiny",verb="explain"}',
+                    'sightline_images_total{method="sise",model="tiny"}',
+                    'sightline_requests_total{model="-",status="404",verb="-"}',
+                    'sightline_requests_total{model="tiny",status="422",verb="explain"}',
+                ),
+            )
+        )
+
+    before = counts()
+    passes = server.metric('sightline_passes_total{model="tiny"}')
+    (found,) = server.post(EXPLAIN, ASKED).json()["explanations"]
+    server.post("/v1/models/made-up:explain", ASKED)
+    server.post(EXPLAIN, {})
+    assert counts() == tuple(value + more for value, more in zip(before, (1, 2, 1, 1, 1), strict=True))
+    assert server.metric('sightline_passes_total{model="tiny"}') == passes + found["passes"]
+    text = server.client.get("/metrics").text
+    assert "made-up" not in text
+    assert 'sightline_ready{model="tiny"} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_headers_of_every_answer(server: Running) -> None:
+    for answer in (server.client.get("/v2"), server.client.get("/x"), server.post(EXPLAIN, ASKED)):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "server" not in answer.headers
+    assert {"queue", "explain", "encode"} == {
+        part.partition(";")[0].strip() for part in server.post(EXPLAIN, ASKED).headers["Server-Timing"].split(",")
+    }
+
+
+def test_a_fault_is_told_without_its_trace(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serving import encoding
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a secret path")
+
+    monkeypatch.setattr(encoding, "prediction", fails)
+    answer = server.post("/v1/models/tiny:predict", ASKED)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.json()["id"] == answer.headers["X-Request-ID"]
+    monkeypatch.undo()
+    assert server.post("/v1/models/tiny:predict", ASKED).status_code == 200
+
+
+def test_bytes_that_are_no_http(server: Running) -> None:
+    import socket
+
+    host, port = server.server.address
+    endless = b"GET " + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"
+    for garbage in (b"\x00" * 64 + b"\r\n\r\n", b"GET /nothing HTTP/9.9\r\n\r\n", endless):
+        with socket.create_connection((host, port)) as connection:
+            try:
+                connection.sendall(garbage)
+                said = connection.recv(64)
+            except ConnectionError:
+                said = b""
+        assert said == b"" or said.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), said
+    assert isinstance(server.client.get("/v2"), httpx.Response)
