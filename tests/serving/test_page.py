@@ -251,7 +251,7 @@ def in_frame(browser: Browser, script: str) -> Any:
 
 
 def test_the_tree(browser: Browser, site: str) -> None:
-    opened(browser, site, IMAGES["crack"], dark=True)
+    opened(browser, site, IMAGES["crack"])
     browser.one("[data-theme-toggle]").click()
     choose(browser, "model", "hostile")
     browser.until(PREDICTED)
@@ -265,7 +265,7 @@ def test_the_tree(browser: Browser, site: str) -> None:
     )
     assert title.startswith(f"{HOSTILE}3")
     assert units > 4
-    assert ground == browser.style("body", "backgroundColor") == "rgb(255, 255, 255)", "the theme goes into the frame"
+    assert ground == browser.style("body", "backgroundColor") == "rgb(16, 21, 26)", "the theme goes into the frame"
     browser.run("localStorage.clear()")
     assert browser.complaints() == []
     # The frame is alone: it reaches neither this page nor the server.

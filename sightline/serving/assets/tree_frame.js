@@ -6,9 +6,7 @@ const treeFrame = (() => {
     const frame = make("iframe");
     frame.title = `What carried ${label}, layer by layer`;
     frame.sandbox = "allow-scripts";
-    const theme = document.documentElement.dataset.theme;
-    // Storage is closed to the frame, so it cannot know which theme was chosen here.
-    frame.srcdoc = theme ? html.replace('<html lang="en">', `<html lang="en" data-theme="${theme}">`) : html;
+    frame.srcdoc = html; // light or dark it takes from the page around it, as the system's wish
     by("tree").replaceChildren(frame);
   };
   return { show, clear: () => by("tree").replaceChildren() };
