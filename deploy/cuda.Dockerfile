@@ -18,8 +18,7 @@ COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY sightline sightline
 # onnxruntime and onnxruntime-gpu are one package under two names: the variable takes the latter instead of the former.
 RUN SIGHTLINE_ONNXRUNTIME=onnxruntime-gpu pip install '.[serve,gpu]'
-# There is no GPU while an image is built. What is installed is tried on the CPU that the same package also runs on; the
-# kernels are compiled for the architectures to serve on, so that no start waits for them.
+# There is no GPU while an image is built: what is installed is tried on the CPU, which the same package also runs on.
 RUN sightline demo --engine onnxruntime-cpu -o /tmp/demo
 
 FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04

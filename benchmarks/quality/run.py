@@ -6,8 +6,12 @@
     python benchmarks/quality/document.py
 
 Everything goes through the product: ``Explainer`` makes the maps and ``sightline.metrics`` scores them. Every result is
-kept in the work folder as it is made, so that an interrupted run goes on where it stopped. NEU-DET is read from --data
-or $SIGHTLINE_NEU_DET; the drawn defects are made by ``examples/surface``. The records go to ``benchmarks/results/``.
+kept in the work folder as it is made, so that an interrupted run goes on where it stopped; every method is done with
+the first images before any goes on to the next, so that --limit makes a record of what an interrupted run has done.
+Several processes can share the work, each with a work folder and --places of its own: a last run, with what their
+results files hold put together, makes the record.
+NEU-DET is read from --data or $SIGHTLINE_NEU_DET; the drawn defects are made by ``examples/surface``. The records go to
+``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ BUDGETS = (16, 64)
 """Of passes."""
 BUDGETED = ("sise", "sise:predict=false", "remise")
 """What is run under these budgets: scores predicted (the default), or the masks of the largest α alone."""
+PORTION = 24
+"""Images that every method is done with before the next ones."""
 
 
 def contenders() -> list[Contender]:
@@ -65,7 +71,9 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="what train.py wrote, for neu-det")
     parser.add_argument("--per-class", type=int, default=25, help="pictures of each kind of drawn defect (25)")
     parser.add_argument("--limit", type=int, help="only so many images, the classes in turn")
+    parser.add_argument("--places", default=":", help="only those of them at these places, for example 0:48,96:144")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, help="of a pass (default: the engine decides)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/quality-<subject>.json")
     arguments = parser.parse_args()
@@ -77,12 +85,14 @@ def main() -> None:
         if arguments.bundle is None:
             parser.error("--bundle is missing: write one with train.py first")
         subject = subjects.neu_det(data, arguments.bundle, arguments.limit)
+    subject = subjects.at(subject, arguments.places)
     chosen = contenders()
     kept = arguments.work / f"{arguments.subject}.results.jsonl"
-    summary, agreement = evaluated(subject, chosen, kept, arguments.engine, arguments.seed)
+    summary, agreement = evaluated(subject, chosen, kept, arguments.engine, arguments.seed, arguments.threads)
     parameters = {
         "seed": arguments.seed,
         "images": len(summary.images),
+        "places": arguments.places,
         "contenders": [contender.label for contender in chosen],
         "failures": list(summary.failures),
     }
@@ -92,7 +102,12 @@ def main() -> None:
 
 
 def evaluated(
-    subject: subjects.Subject, chosen: Sequence[Contender], kept: Path, engine: str = "auto", seed: int = 0
+    subject: subjects.Subject,
+    chosen: Sequence[Contender],
+    kept: Path,
+    engine: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
 ) -> tuple[Summary, dict[str, float]]:
     """Explain and score what is not kept yet.
 
@@ -105,16 +120,17 @@ def evaluated(
         case.keep_map = True
     with Results(kept) as results:
         evaluator = Evaluator(bundle, subject.cases, Settings(), results, {"engine": engine})
-        for contender in chosen:
-            due = evaluator.due(contender)
-            began = time.perf_counter()
-            if due:
-                with sightline.Explainer(bundle, contender.method, engine) as explainer:
-                    for number, case in enumerate(evaluator.run(explainer, contender, due), 1):
-                        if case.failure:
-                            print(f"{case.name}: {case.failure}", file=sys.stderr)
-                        print(f"\r{contender.label} {number}/{len(due)}", end="", flush=True)
-            print(f"\r{contender.label}: {len(due)} images in {time.perf_counter() - began:.0f} s", flush=True)
+        for first in range(0, len(subject.cases), PORTION):
+            portion = {id(case) for case in subject.cases[first : first + PORTION]}
+            for contender in chosen:
+                if due := [case for case in evaluator.due(contender) if id(case) in portion]:
+                    began = time.perf_counter()
+                    with sightline.Explainer(bundle, contender.method, engine, threads=threads) as explainer:
+                        for case in evaluator.run(explainer, contender, due):
+                            if case.failure:
+                                print(f"{case.name}: {case.failure}", file=sys.stderr)
+                    done = f"{len(due)} images from {first + 1} on in {time.perf_counter() - began:.0f} s"
+                    print(f"{contender.label}: {done}", flush=True)
         plain = {contender.label: contender for contender in chosen}
         agreement = {}
         for contender in chosen[1:]:

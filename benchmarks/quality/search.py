@@ -47,13 +47,14 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="what train.py wrote, for held-out and eval")
     parser.add_argument("--per-class", type=int, default=10, help="pictures of each class (10)")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, help="of a pass (default: the engine decides)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/quality-search-<subject>.json")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     subject = _subject(parser, arguments)
     kept = arguments.work / f"search-{arguments.subject}.results.jsonl"
-    rows = searched(subject, kept, arguments.engine)
+    rows = searched(subject, kept, arguments.engine, arguments.threads)
     parameters = {
         "seed": arguments.seed,
         "images": len(rows),
@@ -63,16 +64,18 @@ def main() -> None:
     print(record.write(f"quality-search-{arguments.subject}", parameters, found, arguments.output).name)
 
 
-def searched(subject: subjects.Subject, kept: Path, engine: str = "auto") -> list[dict[str, Any]]:
+def searched(
+    subject: subjects.Subject, kept: Path, engine: str = "auto", threads: int | None = None
+) -> list[dict[str, Any]]:
     """For every image and variant the seven values, in [0, 1], and the passes."""
     bundle = sightline.load(subject.bundle)
     spec = bundle.input
     rows = []
-    attribution = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
+    attribution = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)}, threads=threads)
     rivals, bare = (AttributionPass(bundle, attribution, rivals=rivals) for rivals in (True, False))
-    with Results(kept) as results, sightline.Explainer(bundle, engine=engine) as explainer:
+    with Results(kept) as results, sightline.Explainer(bundle, engine=engine, threads=threads) as explainer:
         for number, case in enumerate(subject.cases, 1):
-            key = f"{bundle.hash} {case.name}"
+            key = f"{bundle.hash} {case.name} {VARIANTS}"
             if not results.has(key):
                 results.add(key, _searched(case, explainer, rivals, bare))
             rows.append(results[key]["variants"])

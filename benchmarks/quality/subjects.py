@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,15 @@ def surface(folder: Path, per_class: int, limit: int | None) -> Subject:
             cases.append(Case(path, path.name, Annotation(label, mask=mask)))
         by_class.append(cases)
     return Subject("drawn surface defects", demo.BUNDLE, _in_turn(by_class)[:limit])
+
+
+def at(subject: Subject, places: str) -> Subject:
+    """Only the images at these places: ``"0:48,96:144"``, ends excluded, as slices are."""
+    chosen: list[Case] = []
+    for part in places.split(","):
+        first, last = (int(end) if end else None for end in part.split(":"))
+        chosen += subject.cases[first:last]
+    return replace(subject, cases=chosen)
 
 
 def _in_turn(by_class: list[list[Case]]) -> list[Case]:

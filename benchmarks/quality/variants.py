@@ -65,8 +65,13 @@ WEIGHTS: Mapping[str, Weights] = {
     "removed·gradient": lambda image, block: _lost(image, block) * block.gradient,
     "kept + removed": lambda image, block: block.kept + image.score - block.removed,
     "kept − removed": lambda image, block: np.maximum(block.kept - block.removed, 0),
+    "kept, centred": lambda image, block: _centred(block.kept),
+    "removed, centred": lambda image, block: _centred(_lost(image, block)),
+    "removed·gradient, centred": lambda image, block: _centred(_lost(image, block) * block.gradient),
+    "kept + removed, centred": lambda image, block: _centred(block.kept - block.removed),
 }
-"""``kept`` is SISE's. ``gradient`` needs no pass, the last two need two for every mask."""
+"""``kept`` is SISE's. ``gradient`` needs no pass, those with ``+`` or ``−`` need two for every mask. What is centred
+has the mean of the block's weights taken off: a mask that tells no more than the others neither adds nor takes."""
 
 
 def hard(layers: Sequence[Doubles]) -> Doubles:
@@ -121,6 +126,12 @@ VARIANTS: Sequence[tuple[str, str]] = (
     ("kept − removed", "soft 0.05"),
     ("Grad-CAM of all blocks", "hard"),
     ("LayerCAM of all blocks", "hard"),
+    ("kept, centred", "hard"),
+    ("kept, centred", "soft 0.05"),
+    ("removed, centred", "hard"),
+    ("removed, centred", "soft 0.05"),
+    ("removed·gradient, centred", "soft 0.05"),
+    ("kept + removed, centred", "soft 0.05"),
 )
 """Weights and fusion; the first is SISE itself."""
 
@@ -135,7 +146,7 @@ def passes(image: Image, weights: str) -> int:
     """Masked passes that the variant needs."""
     masks = sum(len(block.maps) for block in image.blocks)
     free = weights == "gradient" or weights not in WEIGHTS
-    return 0 if free else masks * (1 + (weights in ("kept + removed", "kept − removed")))
+    return 0 if free else masks * (1 + ("+" in weights or "−" in weights))
 
 
 def _layer(image: Image, block: Block, weights: str) -> Doubles | None:
@@ -148,6 +159,10 @@ def _layer(image: Image, block: Block, weights: str) -> Doubles | None:
         low = np.tensordot(factors, block.maps, 1)
     layer = upsampled(low, image.size)
     return None if np.ptp(layer) <= 1e-12 * np.abs(layer).max(initial=0) else stretched(layer)
+
+
+def _centred(weights: Doubles) -> Doubles:
+    return np.asarray(weights - weights.mean())
 
 
 def _lost(image: Image, block: Block) -> Doubles:

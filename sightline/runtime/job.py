@@ -184,9 +184,15 @@ class Job:
         worth = [choice.worth[np.isin(choice.numbers, self._sets[name].numbers)] for name, choice in self._left()]
         if not self._method.predict:
             return budget.Worthiest(np.concatenate([np.zeros(0), *worth]))
+        counts = None
+        if self._subjects[0].plan.promised:
+            worth = [
+                _promise(each, masks, self._kernels) for each, masks in zip(worth, self._sets.values(), strict=True)
+            ]
+            counts = np.concatenate(worth)
         # If there is time for one pass only, it goes to the best mask of the last block.
         first = int(self._offsets[-2] + worth[-1].argmax())
-        self._kriging = Kriging(pooled(self._sets.values(), self._kernels), first)
+        self._kriging = Kriging(pooled(self._sets.values(), self._kernels), first, counts)
         self.clock.lap("selection")
         return self._kriging
 
@@ -229,6 +235,12 @@ class Job:
             missing = masks.numbers[np.isnan(self._scores[0, begin : begin + len(masks)])]
             covered[name] = np.setdiff1d(covered[name], missing)
         return covered
+
+
+def _promise(worth: Doubles, masks: MaskSet, kernels: Kernels) -> Doubles:
+    """α_k·(max_k − min_k), over the largest of the block: blocks are made equal before they are fused."""
+    promise = worth / np.abs(kernels.to_host(masks.affine)[:, 0].astype(np.float64))
+    return np.asarray(promise / promise.max())
 
 
 class Clock:

@@ -5,7 +5,8 @@ values) are taken for a Gaussian process over the masks, pooled to 13×13, whose
 distance of two masks, ℓ² the median of d². The mask whose score is least known is scored next (pivoted Cholesky), so
 what was scored at any moment is spread over all that there is to see; the rest is predicted by the posterior mean
 (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, §2.2). The layer maps are then sums over all
-masks, as they are without a budget. docs/quality.md has what that gains.
+masks, as they are without a budget. Where scores count unequally, the next mask is the one whose deviation, times what
+its score counts, is largest. docs/quality.md has what that gains.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ NOISE = 0.02
 """The variance, beside the 1 of the process, of what pooled masks cannot tell."""
 _EDGE = 1e-3
 """Keeps the log-odds of 0 and 1 finite."""
+_LEAST = 1e-6
+"""No score counts less than this, beside the largest."""
 _MEDIAN_OF = 512
 """Masks whose distances give the median."""
 
@@ -35,18 +38,20 @@ _MEDIAN_OF = 512
 class Kriging:
     """Chooses masks one after the other, and predicts the scores of the others."""
 
-    def __init__(self, features: Doubles, first: int = 0) -> None:
+    def __init__(self, features: Doubles, first: int = 0, counts: Doubles | None = None) -> None:
         """Begin with nothing known.
 
         Args:
             features: N×D, one row for every mask.
-            first: the mask to score first, since all are equally unknown.
+            first: the mask to score first among those that are equally unknown and count alike.
+            counts: how much the score of each will count, N, over 0 and up to 1; None where all count alike.
         """
         self._features = features
         self._squares = (features**2).sum(axis=1)
         self._length = _median_square(features)
         self._variance = np.ones(len(features))
         self._variance[first] += 1e-9
+        self._counts = np.ones(len(features)) if counts is None else np.maximum(counts, _LEAST) ** 2
         self._columns = np.zeros((len(features), 0))
         """Of the Cholesky factor, by place in the order; there may be room for more."""
         self._deviations: list[float] = []
@@ -61,7 +66,7 @@ class Kriging:
             wider[:, :begin] = self._columns[:, :begin]
             self._columns = wider
         for place in range(begin, begin + count):
-            mask = int(self._variance.argmax())
+            mask = int((self._variance * self._counts).argmax())
             column = self._covariance(mask) - self._columns[:, :place] @ self._columns[mask, :place]
             deviation = float(np.sqrt(max(column[mask], 0) + NOISE))
             column /= deviation

@@ -29,6 +29,8 @@ class Plan:
     explain: Callable[[Mapping[str, Scored]], Maps]
     """From the scored masks, by the same names, to the maps. Blocks and masks may be missing: they were constant, or
     a budget ended before them."""
+    promised: bool = False
+    """Whether a score counts by α_k·(max_k − min_k): under a budget, masks are then asked about in that light."""
 
 
 class Method(Protocol):

@@ -32,7 +32,8 @@ class REMISE:
     Args:
         mu: as for :class:`~sightline.runtime.sise.SISE`.
         width: of the gates, in units of a layer map: σ((V_b − t_b)/width) of the sum passes V_b's.
-        predict: under a budget, as for :class:`~sightline.runtime.sise.SISE`.
+        predict: under a budget, as for :class:`~sightline.runtime.sise.SISE`, but masks that the gradient promises much
+            of come first.
 
     Raises:
         MethodError: a parameter is out of range.
@@ -60,7 +61,7 @@ class REMISE:
             return fuse_blocks(weighed, size, kernels, self.width)
 
         choices = fused_plan(attributions, kernels, lambda alpha: above_share(alpha, self.mu)).choices
-        return Plan(choices, explain)
+        return Plan(choices, explain, promised=True)
 
     def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
         """What is left without the maps: 1 − M_k."""

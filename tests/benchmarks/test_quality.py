@@ -91,6 +91,9 @@ def test_what_is_tuned_on_is_not_fitted_on(tmp_path: Path) -> None:
     subject = module("quality.subjects").neu_det(data, demo.BUNDLE, None, part="train", last=2)
     assert {case.name for case in subject.cases} == {picture.name for picture in left}
     assert [case.annotation.label for case in subject.cases] == ["crazing", "patches"] * 2
+    at = module("quality.subjects").at
+    assert at(subject, "0:1,2:").cases == [subject.cases[0], *subject.cases[2:]]
+    assert at(subject, ":").cases == subject.cases
 
 
 def test_the_real_set_is_read_whole(neu_det: Path) -> None:
@@ -144,12 +147,16 @@ def test_weights_are_what_their_names_say() -> None:
         "removed·gradient": [3.0, 0.0],
         "kept + removed": [1.0, 0.15],
         "kept − removed": [0.2, 0.0],
+        "kept, centred": [0.125, -0.125],
+        "removed, centred": [0.25, -0.25],
+        "removed·gradient, centred": [1.5, -1.5],
+        "kept + removed, centred": [0.425, -0.425],
     }
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-12, err_msg=name)
-    counts = {name: variants.passes(image, name) for name in ("kept", "removed", "gradient", "kept + removed")}
-    assert counts == {"kept": 2, "removed": 2, "gradient": 0, "kept + removed": 4}
+    counts = {name: variants.passes(image, name) for name in ("kept", "removed, centred", "gradient", "kept + removed")}
+    assert counts == {"kept": 2, "removed, centred": 2, "gradient": 0, "kept + removed": 4}
 
 
 def test_fusions_are_what_their_names_say() -> None:

@@ -81,6 +81,34 @@ def test_the_readme_states_overhead_and_memory() -> None:
     assert f"{memory['peak MiB at 4000']:.0f} MiB" in text
 
 
+def test_the_page_of_benchmarks_states_what_sharing_gains_and_how_deadlines_are_kept() -> None:
+    measured = figures("batching")
+    lines = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+
+    def spread(value: dict[str, Any]) -> str:
+        low, high = value["quartiles"]
+        return f"{value['median']:.2f} ({low:.2f} to {high:.2f})"
+
+    for name in {key.partition(": ")[0] for key in measured}:
+        found = {key.partition(": ")[2]: value for key, value in measured.items() if key.startswith(f"{name}: ")}
+        if "deadlines" in name:
+            cells = [
+                name.replace(", deadlines", ""),
+                f"{found['deadline low']:.2f} to {found['deadline high']:.2f}",
+                f"{found['batch']['median']:.3f}, longest {found['longest batch']:.3f}",
+                *(str(found[what]) for what in ("kept", "kept to a median batch", "kept to the longest batch")),
+                f"{found['latest']:.3f}",
+            ]
+        else:
+            cells = [
+                name,
+                f"{found['masks_per_image']:.0f}",
+                f"{1e3 * found['raw']['median']:.2f}",
+                *(spread(found[what]) for what in ("shared over alone", "shared over raw", "alone over raw")),
+            ]
+        assert f"| {' | '.join(cells)} |" in lines
+
+
 def test_sise_beats_what_it_must_beat() -> None:
     measured = figures("pointing")
     for other in ("grad-cam", "input gradient", "centre blob"):

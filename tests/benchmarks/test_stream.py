@@ -37,6 +37,8 @@ def test_the_page_states_what_was_measured(figures: dict[str, Any]) -> None:
     assert f"{figures['80 %: explained']:.0f} frames in {figures['80 %: seconds'] / 60:.0f} minutes" in page
     start, end = (figures[f"80 %: resident MiB, {when}"] for when in ("beginning", "end"))
     assert f"{start:.0f} MiB at its beginning and {end:.0f} MiB at its end" in page
+    for phase in ("capacity", "80 %"):
+        assert f"{figures[f'{phase}: batch p50 s']:.3f} s" in page, "by which the page says what 80 % was"
     for what in ("attribution pass", "batch of the classifier"):
         assert f"{1000 * figures[f'one frame classified by the {what}']['median']:.1f} ms" in page
 
@@ -48,13 +50,8 @@ def test_nothing_is_out_of_order_or_begun_after_its_deadline(figures: dict[str, 
     assert figures[f"{run}: overruns beyond one batch"] == 0
 
 
-def test_at_80_per_cent_everything_is_explained_and_memory_is_flat(figures: dict[str, Any]) -> None:
+def test_for_ten_minutes_everything_is_explained_and_memory_is_flat(figures: dict[str, Any]) -> None:
     assert figures["80 %: seconds"] >= 600
     assert figures["80 %: dropped"] == 0
     start, end = (figures[f"80 %: resident MiB, {when}"] for when in ("beginning", "end"))
     assert end <= 1.02 * start + 2
-
-
-def test_at_200_per_cent_what_was_chosen_happens(figures: dict[str, Any]) -> None:
-    assert figures["200 % back-pressure: dropped"] == 0
-    assert figures["200 % drop-oldest: dropped"] > 0

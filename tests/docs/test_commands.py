@@ -80,7 +80,8 @@ def test_python_examples_run(page: Path, desk: Path) -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "explaining.md"], ids=name)
 def test_commands_that_explain_run(page: Path, desk: Path) -> None:
-    explaining = [command for command in commands(page) if re.match("sightline (explain|inspect|doctor)", command)]
+    quick = re.compile(r"sightline (explain|stream|inspect|doctor)(\s|$)")
+    explaining = [command for command in commands(page) if quick.match(command)]
     assert explaining
     for command in explaining:
         assert main(shlex.split(command)[1:]) == 0, command

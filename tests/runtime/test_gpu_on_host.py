@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline import AdaSISE, Explainer, demo
+from sightline import AdaSISE, Explainer, Request, demo
 from sightline.bundle import Bundle
 from sightline.runtime.explainer import METHODS
 from sightline.runtime.gate import pearson
@@ -58,6 +58,17 @@ def test_several_targets_a_function_among_them_under_a_budget(bundle: Bundle, ma
                 assert one.score == pytest.approx(other.score)
                 np.testing.assert_allclose(one.saliency, other.saliency, atol=1e-4)
         np.testing.assert_allclose(next(gpu.classify([tiny.image()])), next(cpu.classify([tiny.image()])), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_requests_that_stop_and_go_on(size: int, bundle: Bundle, machine: Machine) -> None:
+    """Batches that are cut short leave the device with nothing to wait for, and nothing taken twice."""
+    asked = [Request(tiny.image(n)) if n % 3 else None for n in range(12)]
+    with Explainer(bundle, engine="onnxruntime-cuda", batch_size=size) as gpu, Explainer(bundle, batch_size=4) as cpu:
+        for ours, theirs in zip(gpu.answer(asked), cpu.answer(asked), strict=True):
+            assert ours.request is theirs.request
+            assert (ours.error, theirs.error) == (None, None)
+            np.testing.assert_allclose(ours.explanations[0].saliency, theirs.explanations[0].saliency, atol=1e-5)
 
 
 def test_channels_last(tmp_path: Path, machine: Machine) -> None:

@@ -11,10 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline import SISE, AdaSISE, Explainer, demo, load
+from sightline import REMISE, SISE, AdaSISE, Explainer, demo, load
+from sightline.bindings import open_engine
 from sightline.kernels import CpuKernels
-from sightline.runtime import kriging
+from sightline.runtime import job, kriging
+from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.gate import pearson
+from sightline.runtime.image import prepare
 from sightline.runtime.kriging import NOISE, Kriging, pooled
 from sightline.runtime.masks import MaskSet
 from tests.runtime import tiny
@@ -51,16 +54,19 @@ def test_predictions_are_the_posterior_mean(count: int, scored: int, shares: boo
     np.testing.assert_allclose(found, expected(features, scores, known, shares=shares), rtol=1e-5, atol=1e-7)
 
 
-@given(st.integers(2, 30), st.integers(1, 7), st.integers(0, 99))
-def test_what_is_least_known_is_scored_next(count: int, size: int, seed: int) -> None:
-    features = np.random.default_rng(seed).uniform(size=(count, 4))
-    model, known = Kriging(features, first=1), [1]
+@given(st.integers(2, 30), st.integers(1, 7), st.booleans(), st.integers(0, 99))
+def test_what_is_least_known_is_scored_next(count: int, size: int, weighed: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    features = random.uniform(size=(count, 4))
+    counts = random.uniform(0.1, 1, count) if weighed else np.ones(count)
+    counts[1] = 1
+    model, known = Kriging(features, first=1, counts=counts if weighed else None), [1]
     order = np.concatenate([model.next(size) for _ in range(-(-count // size))])
     assert order[0] == 1
     k = covariance(features)
     for mask in order[1:]:
         inverse = np.linalg.inv(k[np.ix_(known, known)] + NOISE * np.eye(len(known)))
-        variance = 1 - np.einsum("ij,jk,ik->i", k[:, known], inverse, k[:, known])
+        variance = counts**2 * (1 - np.einsum("ij,jk,ik->i", k[:, known], inverse, k[:, known]))
         variance[known] = -1
         assert variance[mask] >= variance.max() - 1e-9
         known.append(int(mask))
@@ -110,6 +116,37 @@ def test_a_quarter_of_the_passes_gives_nearly_the_whole_map() -> None:
             cut.append(pearson(left_out(picture, max_passes=full.passes // 4).saliency, full.saliency))
     assert np.median(ours) > 0.9
     assert np.median(ours) > np.median(cut)
+
+
+def test_remise_asks_first_about_the_masks_that_promise_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And SISE, whose scores do not count by what the gradient promises, does not."""
+    asked = []
+
+    class Seen(Kriging):
+        def __init__(self, features: Doubles, first: int = 0, counts: Doubles | None = None) -> None:
+            super().__init__(features, first, counts)
+            asked.append((first, counts))
+
+    monkeypatch.setattr(job, "Kriging", Seen)
+    bundle = tiny.write(tmp_path / "b")
+    for method in (REMISE(), SISE()):
+        with Explainer(bundle, method, "onnxruntime-cpu", batch_size=4) as explainer:
+            explainer(tiny.image(), 1, max_passes=3)
+    (first, counts), (_, none) = asked
+    assert none is None
+    spec = bundle.input
+    engine = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
+    found = AttributionPass(bundle, engine, rivals=True)(prepare(tiny.image(), spec).array, 1)
+    expected = []
+    for block in found.blocks:
+        maps = torch.from_numpy(np.array(block.features, np.float64))[:, None]
+        full = torch.nn.functional.interpolate(maps, found.size, mode="bilinear").numpy()
+        promise = block.alpha.astype(np.float64) * np.ptp(full, axis=(1, 2, 3))
+        expected.append(promise[promise > 0] / promise.max())
+    assert len(expected) > 1
+    assert counts is not None
+    np.testing.assert_allclose(counts, np.concatenate(expected), rtol=1e-4)
+    assert first == sum(map(len, expected[:-1])) + expected[-1].argmax()
 
 
 def test_ada_sise_can_be_predicted_too_and_several_targets_share_it(tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ WRONG: dict[str, tuple[type[BaseModel], Any, int, str]] = {
     "another shape": (InferRequest, inferring("image", "BYTES", [2], [GOOD["b64"]]), 422, "shape"),
     "texts for pixels": (InferRequest, inferring("pixels", "UINT8", [1, 1, 1, 3], ["a", "b", "c"]), 422, "data"),
     "ragged pixels": (InferRequest, inferring("pixels", "UINT8", [1, 2, 1, 1], [[[[1]], [[1, 2]]]]), 422, "data"),
+    "pixels nested otherwise": (
+        InferRequest,
+        inferring("pixels", "UINT8", [1, 2, 2, 1], [[[[1], [2], [3], [4]]]]),
+        422,
+        "[1, 1, 4, 1]",
+    ),
     "too few pixels": (InferRequest, inferring("pixels", "UINT8", [1, 2, 2, 1], [1, 2, 3]), 422, "data"),
     "pixels of 256": (InferRequest, inferring("pixels", "UINT8", [1, 1, 1, 1], [256]), 422, "data"),
     "half pixels": (InferRequest, inferring("pixels", "UINT8", [1, 1, 1, 1], [0.5]), 422, "data"),
