@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--engine", default="onnxruntime-cpu")
     parser.add_argument("--kills", type=int, default=12, help="of workers (12)")
     parser.add_argument("--ray-kills", type=int, default=3, help="of actors (3)")
-    parser.add_argument("--scaling-images", type=int, default=512)
+    parser.add_argument("--scaling-images", type=int, default=400, help="(400)")
     parser.add_argument("--rounds", type=int, default=2, help="of the scaling (2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/dataset.json")
