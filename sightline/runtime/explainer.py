@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from sightline.bindings.engine import Precision
 from sightline.bundle import Bundle, load
-from sightline.errors import EngineError, MethodError, PrecisionError, TargetError, UngatedError
+from sightline.errors import EngineError, MethodError, PrecisionError, TargetError
 from sightline.runtime import budget
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
@@ -24,10 +23,9 @@ from sightline.runtime.engines import OpenBatch, open_engines
 from sightline.runtime.explaining import CountsFrom, Encode, OnlyIf, Settings
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.frames import Frame
-from sightline.runtime.gate import THRESHOLD, Gate, pearson
+from sightline.runtime.gate import THRESHOLD, Gate, Gates, pearson
 from sightline.runtime.image import ImageLike, network_input
 from sightline.runtime.job import Job
-from sightline.runtime.memo import Memo
 from sightline.runtime.memory_plan import MemoryPlan
 from sightline.runtime.method import Method
 from sightline.runtime.packing import Progress, answers
@@ -53,8 +51,6 @@ METHODS: Mapping[str, Callable[..., Method]] = {method().name: method for method
 """By name: each with its default parameters."""
 
 logger = logging.getLogger(__name__)
-
-_GATES = Memo("gate")
 
 
 class Explainer:
@@ -111,6 +107,7 @@ class Explainer:
         self._attribute = {
             rivals: AttributionPass(self.bundle, self._engines.attribution, rivals=rivals) for rivals in (False, True)
         }
+        self._gates = Gates(self._engines.facts, precision, self.engine)
         self.gate: Gate | None = None
         """How well the maps of this precision agree with float32's; None for float32 itself."""
         try:
@@ -351,7 +348,7 @@ class Explainer:
                 f"{self.engine} has no output {method.output!r}, by which {method.name} scores: open it too."
             )
         if method != self.method and self.precision != "fp32":
-            self._remembered(method, THRESHOLD if self.gate is None else self.gate.threshold)
+            self._gates.remembered(method, THRESHOLD if self.gate is None else self.gate.threshold)
         return Job(
             request.image,
             self._wanted(request.target),
@@ -384,7 +381,7 @@ class Explainer:
     def _accepted(self, images: Iterable[ImageLike] | None, threshold: float, threads: int | None) -> Gate:
         """The gate of this precision, remembered or made now."""
         if images is None:
-            return self._remembered(self.method, threshold)
+            return self._gates.remembered(self.method, threshold)
         pictures = list(images)
         if not pictures:
             raise PrecisionError("the gate needs at least one image: pass gate=[images].")
@@ -403,22 +400,8 @@ class Explainer:
             )
         logger.info("%s", gate)
         gate.require()
-        _GATES.keep(self._gated(self.method), gate.facts())
+        self._gates.keep(self.method, gate)
         return gate
-
-    def _remembered(self, method: Method, threshold: float) -> Gate:
-        """The gate that this precision passed before, with this method."""
-        if (kept := _GATES.recall(self._gated(method))) is None:
-            raise UngatedError(
-                f"{self.precision} on {self.engine} has not been compared with float32 for this bundle and "
-                f"{method.name} on this machine: pass gate=[images] once (sightline build BUNDLE --precision … "
-                "--images …)."
-            )
-        return replace(Gate.from_facts(kept), threshold=threshold).require()
-
-    def _gated(self, method: Method) -> dict[str, Any]:
-        """What a gate depends on."""
-        return {**self._engines.facts, "method": method.name, "parameters": asdict(method)}
 
 
 def _method(method: str | Method) -> Method:

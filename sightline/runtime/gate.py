@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sightline.errors import PrecisionError
+from sightline.errors import PrecisionError, UngatedError
+from sightline.runtime.memo import Memo
+from sightline.runtime.method import Method
 
 THRESHOLD = 0.98
 """Pearson's correlation that every image's map must reach by default."""
+_PASSED = Memo("gate")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,36 @@ class Gate:
     def from_facts(cls, facts: dict[str, Any]) -> Gate:
         """Made again from :meth:`facts`."""
         return cls(**{**facts, "correlations": tuple(facts["correlations"])})
+
+
+class Gates:
+    """The gates that a precision on an engine has passed, by method: kept in the user's cache folder."""
+
+    def __init__(self, facts: Mapping[str, Any], precision: str, engine: str) -> None:
+        """``facts`` is what a gate depends on, beside the method."""
+        self._facts, self._precision, self._engine = facts, precision, engine
+
+    def remembered(self, method: Method, threshold: float) -> Gate:
+        """The gate that was passed with this method before.
+
+        Raises:
+            UngatedError: there is none.
+            PrecisionError: it does not reach this threshold.
+        """
+        if (kept := _PASSED.recall(self._of(method))) is None:
+            raise UngatedError(
+                f"{self._precision} on {self._engine} has not been compared with float32 for this bundle and "
+                f"{method.name} on this machine: pass gate=[images] once (sightline build BUNDLE --precision … "
+                "--images …)."
+            )
+        return replace(Gate.from_facts(kept), threshold=threshold).require()
+
+    def keep(self, method: Method, gate: Gate) -> None:
+        """Remember a gate that was passed."""
+        _PASSED.keep(self._of(method), gate.facts())
+
+    def _of(self, method: Method) -> dict[str, Any]:
+        return {**self._facts, "method": method.name, "parameters": asdict(method)}
 
 
 def pearson(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
