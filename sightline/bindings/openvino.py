@@ -64,7 +64,7 @@ class OpenVino:
         self.name = "openvino" if plugin == "CPU" else "openvino-gpu"
         self.precision = precision
         self._closed = False
-        core = openvino.Core()
+        core = openvino_package.core()
         if reason := openvino_lacks(plugin, precision):
             raise PrecisionError(f"{self.name} cannot run in {precision}: {reason}.")
         model = _read(core, path, outputs)

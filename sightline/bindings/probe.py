@@ -134,7 +134,7 @@ def tensorrt_provider_lacks(precision: str) -> str | None:
 
 def openvino_lacks(plugin: str, precision: str) -> str | None:
     """Why OpenVINO does not compute in this precision on its ``CPU`` or ``GPU``; it would take another one silently."""
-    core = openvino_package.load().Core()
+    core = openvino_package.core()
     capabilities = core.get_property(plugin, "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] in capabilities:
         return None
@@ -168,11 +168,11 @@ def _openvino(plugin: str) -> Obstacle | None:
     if not installed("openvino"):
         return _missing("openvino", "openvino")
     try:
-        module = openvino_package.load()
+        openvino_package.load()
     except Exception as error:
         return _broken("openvino", error)
     try:
-        devices = list(module.Core().available_devices)
+        devices = list(openvino_package.core().available_devices)
     except Exception as error:  # RuntimeError, from the driver of any device
         return Obstacle(f"OpenVINO finds no devices ({error})")
     if any(device.partition(".")[0] == plugin for device in devices):

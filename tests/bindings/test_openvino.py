@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import sightline
 from sightline import demo
 from sightline.bindings import open_engine, openvino_package, probe
 from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
@@ -28,7 +29,7 @@ from sightline.bindings.openvino import open_cpu, open_gpu  # noqa: E402  (it ne
 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER, ATTRIBUTION = demo.BUNDLE / "classifier.onnx", demo.BUNDLE / "attribution.onnx"
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in openvino_package.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
@@ -304,3 +305,39 @@ def test_weights_shared_with_a_transposed_convolution(group: int, channels: tupl
     inputs = {"x": random.normal(size=(1, back, 14, 14)).astype(np.float32)}
     found, expected = (outputs(path, engine, inputs)["y"] for engine in ("openvino", "onnxruntime-cpu"))
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+FREED = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from sightline.bindings import open_engine, probe
+
+def opened():
+    return open_engine(Path(sys.argv[1]), "openvino", shapes={sys.argv[2]: (1, *map(int, sys.argv[3].split(",")))})
+
+def free(engines):
+    while engines:
+        engines.pop(0).close()
+    gc.collect()
+
+free([opened(), opened()])  # not in the order of opening
+engines = [opened()]
+probe.openvino_lacks("CPU", "fp32")
+thread = threading.Thread(target=free, args=[engines])
+thread.start()
+thread.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT to send")
+def test_a_signal_reaches_a_process_whose_engines_were_freed_by_a_thread() -> None:
+    bundle = sightline.load(demo.BUNDLE)
+    shape = ",".join(map(str, bundle.input.shape))
+    words = [sys.executable, "-c", FREED, str(bundle.classifier), bundle.input.name, shape]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -33,10 +33,10 @@ class SingleFile:
     def __init__(self, path: Path, engine: str = "onnxruntime") -> None:
         self._engine = engine
         if engine == "openvino":
-            import openvino
+            from sightline.bindings import openvino_package
 
             hints = {"INFERENCE_PRECISION_HINT": "f32"}  # bfloat16 is its own choice where the CPU has AMX
-            self._model: Any = openvino.Core().compile_model(str(path), "CPU", hints)
+            self._model: Any = openvino_package.core().compile_model(str(path), "CPU", hints)
             known = {name for port in self._model.inputs for name in port.names}
             self.inputs = [name for name in INPUTS if name in known]
         else:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sightline import bundle, demo
+from sightline.bindings import openvino_package
 from sightline.bundle import Bundle
 from sightline.errors import BundleError, ImageError, PrecisionError
 from sightline.exporter import add_precision
@@ -33,7 +33,7 @@ def files(opened: Bundle) -> dict[str, bytes]:
 
 
 def by_openvino(path: Path, feed: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_package.core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.asarray(compiled(feed)[bundle.LOGITS])
 
 
