@@ -77,6 +77,8 @@ class _Packing:
         self._scored = self._total = 0
         self._away = 0.0
         """Seconds spent by whoever takes the answers: no part of what a batch takes."""
+        self._drawn = 0.0
+        """When the last image was drawn."""
         self._beginning = self._batch = 0.0
         """Seconds that the last image took before its first mask, and the last batch under a deadline."""
 
@@ -107,9 +109,9 @@ class _Packing:
             if request is None:
                 yield None
                 continue
-            began = time.perf_counter()
+            self._drawn = time.perf_counter()
             entry = _Entry(request, self._begin)
-            self._beginning = time.perf_counter() - began
+            self._beginning = time.perf_counter() - self._drawn
             self._waiting.append(entry)
             if entry.job is not None:
                 self._total += len(entry.job)
@@ -125,7 +127,7 @@ class _Packing:
 
     def _pressed(self) -> bool:
         """Whether masks of an image wait in the batch that has no time for yet another image."""
-        latest = time.perf_counter() + self._beginning + 2 * self._batch
+        latest = time.perf_counter() + 2 * (self._beginning + self._batch)
         return any(
             entry.unscored
             and entry.request.deadline is not None
@@ -144,8 +146,10 @@ class _Packing:
             room = self._passes.room
             tasks = job.next(min(room, left))
             began, away = time.perf_counter(), self._away
+            if not longest:
+                self._beginning = began - self._drawn  # the order of the masks, found only now, is part of it
             yield from tasks
-            if left < room and self._batch and began + self._beginning + 2 * self._batch <= end:
+            if left < room and self._batch and began + 2 * (self._beginning + self._batch) <= end:
                 break  # there is time for the next image's attribution pass: its masks may fill the batch
             yield None
             self._batch = time.perf_counter() - began - (self._away - away)
