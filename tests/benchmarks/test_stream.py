@@ -55,3 +55,17 @@ def test_for_ten_minutes_everything_is_explained_and_memory_is_flat(figures: dic
     assert figures["80 %: dropped"] == 0
     start, end = (figures[f"80 %: resident MiB, {when}"] for when in ("beginning", "end"))
     assert end <= 1.02 * start + 2
+
+
+def test_an_overload_is_held_back_or_dropped_and_counted() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "stream-overload.json").read_text())["figures"]
+    offered = found["wait: offered frames/s"] * found["wait: seconds"]
+    assert found["wait: dropped"] == 0
+    assert found["wait: drawn"] < 0.7 * offered, "the source waited"
+    assert found["drop-oldest: dropped"] > 0.3 * found["drop-oldest: drawn"]
+    for run in ("wait", "drop-oldest"):
+        left = found[f"{run}: drawn"] - found[f"{run}: dropped"] - found[f"{run}: explained"]
+        assert 0 <= left <= 10, "what was under way when it was stopped"
+        assert found[f"{run}: out of order"] == found[f"{run}: failed"] == 0
+    page = (ROOT / "docs" / "streams.md").read_text()
+    assert f"explained {found['drop-oldest: explained']:.0f} and dropped {found['drop-oldest: dropped']:.0f}" in page
