@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
+from sightline.cli.explain import seconds
 from sightline.cli.method import METHODS, chosen, positive
 from sightline.cli.method import add_arguments as add_method_arguments
 from sightline.errors import MissingPackageError
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         help="from the arrival of a request: the default, and the most that one may name (default: none)",
     )
     parser.add_argument(
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grace",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=30.0,
         help="in which what was begun has to end once the server is told to stop (default 30)",
     )
@@ -129,13 +129,3 @@ def _methods(text: str) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in METHODS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(METHODS)}")
     return names
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value

@@ -210,6 +210,27 @@ def test_neighbours_share_a_batch_only_if_the_deadline_leaves_time(
         assert full
 
 
+def test_masks_do_not_wait_for_the_order_of_a_neighbour_s(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find it takes ten seconds here: a batch that waits for it begins after the deadline."""
+    runs: list[int] = []
+    clock, open_batch = timed(bundle, monkeypatch, runs)
+    following = job.Job.next
+
+    def slow(self: job.Job, count: int) -> list[batching.Task]:
+        clock.now += 10 if not self.asked else 0
+        return following(self, count)
+
+    monkeypatch.setattr(job.Job, "next", slow)
+    with Explainer(bundle, engine=open_batch, batch_size=4) as explained:
+        began = clock.now
+        asked = [Request(tiny.image(n), 2, deadline=deadline, began=began) for n, deadline in enumerate((20, 1000))]
+        taken = [(clock.now - began, answer.explanations[0]) for answer in explained.answer(asked)]
+    seconds, first = taken[0]
+    assert first.passes % 4, "its last batch has room"
+    assert first.completeness == 1
+    assert seconds <= 20
+
+
 def test_time_in_the_queue_counts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[int] = []
     clock, open_batch = timed(bundle, monkeypatch, runs)
