@@ -138,6 +138,10 @@ class Builder:
         other = otherwise if isinstance(otherwise, Term) else self.constant(otherwise, like=then)
         return self("Where", condition, then, other, dtype=then.value.dtype)
 
+    def cast(self, term: Term, dtype: ir.DataType) -> Term:
+        """A tensor in another type; nothing is emitted where it is of that type."""
+        return term if term.value.dtype == dtype else self("Cast", term, dtype=dtype, to=int(dtype))
+
     def reshape(self, term: Term, shape: Sequence[int]) -> Term:
         """Reshape to a static shape, its leading dimension left to be inferred."""
         return self("Reshape", term, self.integers((-1, *shape[1:]) if shape else ()))

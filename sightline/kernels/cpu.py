@@ -10,7 +10,7 @@ Everything works through the maps in chunks that stay in the cache; memory does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,13 +82,12 @@ class CpuKernels:
         """Write image ⊙ (scale_k·up(A_k) + shift_k) into ``out``: K×C×H×W, or K×H×W×C where ``layout`` is NHWC."""
         if layout == "NHWC":
             out, image = np.moveaxis(out, 3, 1), np.moveaxis(image, 2, 0)
-        channels, height, width = image.shape
+        _, height, width = image.shape
         # The two weights of a sample sum to one, so scale and shift may be applied before upsampling, where the maps
         # are small.
         scaled = maps * affine[:, 0, None, None] + affine[:, 1, None, None]
         for part, masks in _upsampled(scaled, (height, width), window):
-            for channel in range(channels):
-                np.multiply(masks, image[channel], out=out[part, channel])
+            np.multiply(masks[:, None], image, out=out[part])
 
     def pick(self, out: Doubles, probabilities: npt.NDArray[Any], target: int) -> None:
         """The scores of one class: out[i] = probabilities[i, target], N×K -> N."""
@@ -132,52 +131,65 @@ class CpuKernels:
 
 
 def _upsampled(maps: Floats, size: Size, window: Window | None) -> Iterator[tuple[slice, Floats]]:
-    """The upsampled maps, or their windows, in chunks that stay in the cache: where they stand, and k×H×W values."""
-    if window is None:
-        y, x = samples(maps.shape[1], size[0]), samples(maps.shape[2], size[1])
-        between = patch_weights(maps.shape[1], size[0])
-        for part in _chunks(len(maps), 4 * size[0] * size[1]):
-            yield part, _blend(maps[part], y, x, between)
+    """The upsampled maps, or their windows, in chunks that stay in the cache: where they stand, and k×H×W values.
+
+    The next chunk may overwrite the values.
+    """
+    if window is not None:
+        y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
+        for k, (top, left) in enumerate(window.offsets.tolist()):
+            yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
         return
-    y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
-    for k, (top, left) in enumerate(window.offsets.tolist()):
-        yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
+    x, between = samples(maps.shape[2], size[1]), patch_weights(maps.shape[1], size[0])
+    chunks = list(_chunks(len(maps), 4 * size[0] * size[1]))
+    if between is None:
+        y = samples(maps.shape[1], size[0])
+        for part in chunks:
+            yield part, _blend(maps[part], y, x)
+    elif chunks:
+        yield from _spread(_along(maps, x), between, size[0], chunks)
 
 
-def _blend(
-    maps: npt.NDArray[Float], y: Samples, x: Samples, between: npt.NDArray[np.float32] | None = None
-) -> npt.NDArray[Float]:
-    """Bilinear samples of ...×h×w maps. A flat map stays exactly flat: a + (b − a)·weight."""
-    weight_x = x.weight.astype(maps.dtype, copy=False)
+def _along(maps: npt.NDArray[Float], x: Samples) -> npt.NDArray[Float]:
+    """Samples along x alone: ...×h×w -> ...×h×W."""
     rows = maps.take(x.first, axis=-1)
     step = maps.take(x.second, axis=-1)
     step -= rows
-    step *= weight_x
+    step *= x.weight.astype(maps.dtype, copy=False)
     rows += step
-    if between is not None:
-        return _spread(rows, between, len(y.weight))
-    weight_y = y.weight.astype(maps.dtype, copy=False)[:, None]
+    return rows
+
+
+def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Float]:
+    """Bilinear samples of ...×h×w maps. A flat map stays exactly flat: a + (b − a)·weight."""
+    rows = _along(maps, x)
     values = rows.take(y.first, axis=-2)
     step = rows.take(y.second, axis=-2)
     step -= values
-    step *= weight_y
+    step *= y.weight.astype(maps.dtype, copy=False)[:, None]
     values += step
     return values
 
 
-def _spread(rows: npt.NDArray[Float], weights: npt.NDArray[np.float32], height: int) -> npt.NDArray[Float]:
-    """The same along y alone, ...×h×W -> ...×H×W, where the weights repeat: no gather, no temporary of full size."""
-    *leading, source, width = rows.shape
+def _spread(rows: Floats, weights: Floats, height: int, chunks: Sequence[slice]) -> Iterator[tuple[slice, Floats]]:
+    """Samples along y alone, K×h×W -> k×H×W for every chunk, where the weights repeat.
+
+    No gather, no temporary of full size, and one array for all chunks: behind an engine's pass the caches are cold, and
+    every call and every fresh page of memory counts.
+    """
+    count, source, width = rows.shape
     step = len(weights)
     first, last = step // 2, step // 2 + (source - 1) * step
-    values = np.empty((*leading, height, width), rows.dtype)
-    values[..., :first, :] = rows[..., :1, :]
-    values[..., last:, :] = rows[..., -1:, :]
-    inner = values[..., first:last, :].reshape(*leading, source - 1, step, width)
-    upper = rows[..., :-1, :]
-    np.multiply((rows[..., 1:, :] - upper)[..., None, :], weights[:, None], out=inner)
-    inner += upper[..., None, :]
-    return values
+    steps, upper = (rows[:, 1:] - rows[:, :-1])[:, :, None], rows[:, :-1, None]
+    values = np.empty((min(count, chunks[0].stop), height, width), rows.dtype)
+    for part in chunks:
+        masks = values[: part.stop - part.start]
+        masks[:, :first] = rows[part, :1]
+        masks[:, last:] = rows[part, -1:]
+        inner = masks[:, first:last].reshape(len(masks), source - 1, step, width)
+        np.multiply(steps[part], weights[:, None], out=inner)
+        inner += upper[part]
+        yield part, masks
 
 
 def _chunks(count: int, item_bytes: int) -> Iterator[slice]:

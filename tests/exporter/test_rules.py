@@ -888,6 +888,36 @@ def test_a_saturated_activation_gives_finite_gradients() -> None:
         assert np.isfinite(result["gradient.x"]).all(), f"{operator}: {result['gradient.x']}"
 
 
+@pytest.mark.parametrize("operator", ["Sqrt", "Log", "Reciprocal", "Div", "Pow", "ReduceL2", "Exp"])
+def test_a_gradient_without_bounds_does_not_pass_a_closed_gate(operator: str) -> None:
+    # f(relu(x)): where x < 0 the gradient of f is infinite or NaN, and torch's ReLU lets none of it through.
+    shape, x = [4, 1], np.array([[-1.0], [-2.0], [1.0], [4.0]], np.float32)
+    ends = {
+        "Div": (["one", "h"], {"one": np.float32(1)}),
+        "Pow": (["h", "half"], {"half": np.float32(0.5)}),
+        "ReduceL2": (["h", "axes"], {"axes": np.array([1])}),
+    }
+    inputs, constants = ends.get(operator, (["h"], {}))
+    before = [helper.make_node("Relu", ["x"], ["h"])]
+    if operator == "Exp":  # overflows where it is large: the gate is a clip
+        x *= 100
+        before = [helper.make_node("Clip", ["x", "low", "high"], ["c"]), helper.make_node("Mul", ["c", "big"], ["h"])]
+        constants = {"low": np.float32(-200), "high": np.float32(1), "big": np.float32(100)}
+    model = _model([*before, helper.make_node(operator, inputs, ["y"])], shape, **constants)
+    feeds = {"x": x, "seed": np.ones((4, 1), np.float32)}
+    found = run(ir.to_proto(vector_jacobian(model, "y", ["x"])), feeds)["gradient.x"]
+    closed = x > 1 if operator == "Exp" else x < 0
+    assert closed.any()
+    assert (found[closed] == 0).all(), found
+    assert operator == "Exp" or np.isfinite(found).all(), found
+
+
+def test_a_bounded_gradient_is_multiplied_and_not_selected() -> None:
+    chain = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Div", ["h", "six"], ["y"])]
+    graph = vector_jacobian(_model(chain, [4], six=np.float32(6)), "y", ["x"]).graph
+    assert "Where" not in {node.op_type for node in graph}
+
+
 def test_an_operator_without_a_rule_is_named_with_its_node() -> None:
     model = _model([helper.make_node("CumSum", ["x", "axis"], ["y"], name="running_total")], [4], axis=np.array(0))
     with pytest.raises(UnsupportedOperatorError, match=r"'CumSum' \(node 'running_total'\)") as caught:

@@ -38,6 +38,18 @@ def test_every_candidate_is_timed_until_the_budget_is_spent(monkeypatch: pytest.
     assert list(measured(Timed, (4, 16, 64), budget=0)) == [4]
 
 
+def test_a_machine_that_is_slow_for_a_while_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, passes = [0.0], [0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Drifting(Recording):
+        def run(self) -> None:
+            passes[0] += 1
+            now[0] += 0.01 * len(self.buffers["x"]) * (1.3 if passes[0] <= 6 else 1.0)
+
+    assert best(measured(Drifting, (8, 16), budget=100)) == 8
+
+
 def test_a_candidate_without_room_ends_the_search() -> None:
     def open_batch(size: int) -> Engine:
         if size > 8:

@@ -6,6 +6,8 @@ mapping from input positions to gradients.
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from sightline.exporter.rules.arithmetic import ARITHMETIC
 from sightline.exporter.rules.convolution import CONVOLUTION
 from sightline.exporter.rules.normalization import NORMALIZATION
@@ -33,3 +35,12 @@ NO_GRADIENT = frozenset(
     | {"LessOrEqual", "Not", "Or", "Round", "Shape", "Sign", "Size", "Xor"}
 )
 """Operators whose output is piecewise constant: the gradient ends there."""
+
+_UNBOUNDED = frozenset({"Div", "Exp", "Log", "Pow", "Reciprocal", "ReduceL2", "Sqrt"})
+
+
+def unbounded(node: ir.Node) -> bool:
+    """Whether an operator's rule can make infinity or NaN of finite numbers, as that of √x does at 0."""
+    if node.op_type == "Div" and node.inputs[1] is not None:
+        return node.inputs[1].const_value is None
+    return node.op_type in _UNBOUNDED

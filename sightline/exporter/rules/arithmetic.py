@@ -41,7 +41,7 @@ def _extremum(s: Step) -> Gradients:
         free = hit if taken is None else hit & s.builder("Not", taken)
         taken = hit if taken is None else s.builder("Or", taken, hit)
         if s.needs(position):
-            gradients[position] = s.unbroadcast(s.where(free), position)
+            gradients[position] = s.unbroadcast(s.gated(free), position)
     return gradients
 
 
@@ -49,7 +49,7 @@ def _where(s: Step) -> Gradients:
     condition = s.input(0)
     return {
         position: s.unbroadcast(gradient, position)
-        for position, gradient in {1: s.where(condition), 2: s.where(s.builder("Not", condition))}.items()
+        for position, gradient in {1: s.gated(condition), 2: s.gated(s.builder("Not", condition))}.items()
         if s.needs(position)
     }
 

@@ -19,19 +19,24 @@ def _conv(s: Step) -> Term:
     _constant_weights(s)
     geometry = window(s, s.shape(1)[2:], inputs=s.shape()[2:], outputs=s.output_shape[2:])
     groups = s.integer("group", 1)
-    plain = groups == 1 and set(geometry.strides) == {1} and min(geometry.overhang) >= 0
-    return (
-        _mirrored(s, geometry)
-        if plain
-        else s.builder("ConvTranspose", s.g, s.input(1), group=groups, **geometry.transposed)
-    )
+    if set(geometry.strides) == {1} and min(geometry.overhang) >= 0:
+        return _mirrored(s, geometry, groups)
+    return s.builder("ConvTranspose", s.g, s.input(1), group=groups, **geometry.transposed)
 
 
-def _mirrored(s: Step, geometry: Window) -> Term:
-    """With strides of 1 the gradient is a convolution with the mirrored kernel, which engines run faster than
-    ConvTranspose. They mirror the constant weights once, when they load the graph; the file holds them once."""
+def _mirrored(s: Step, geometry: Window, groups: int) -> Term:
+    """With strides of 1 the gradient is a convolution with the mirrored kernel, inputs and outputs exchanged in every
+    group, which engines run faster than ConvTranspose. They rearrange the constant weights once, when they load the
+    graph; the file holds them once."""
     axes = range(2, 2 + len(geometry.kernel))
-    weights = s.builder.transpose(s.input(1), [1, 0, *axes])
+    outputs, inputs, *kernel = s.shape(1)
+    weights = s.input(1)
+    if groups == 1:
+        weights = s.builder.transpose(weights, [1, 0, *axes])
+    elif (inputs, outputs) != (1, groups):  # in a depthwise convolution there is nothing to exchange
+        grouped = s.builder.reshape_exactly(weights, (groups, outputs // groups, inputs, *kernel))
+        exchanged = s.builder.transpose(grouped, [0, 2, 1, *(axis + 1 for axis in axes)])
+        weights = s.builder.reshape_exactly(exchanged, (groups * inputs, outputs // groups, *kernel))
     if set(geometry.kernel) != {1}:
         past = np.iinfo(np.int64).min
         weights = s.builder.slice(weights, [-1] * len(axes), [past] * len(axes), list(axes), [-1] * len(axes))
@@ -41,6 +46,7 @@ def _mirrored(s: Step, geometry: Window) -> Term:
         weights,
         dilations=list(geometry.dilations),
         pads=list(geometry.overhang),
+        group=groups,
     )
 
 

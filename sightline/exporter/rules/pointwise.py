@@ -11,26 +11,26 @@ from sightline.exporter.rules.rule import Rule
 
 
 def _leaky_relu(s: Step) -> Term:
-    return s.where(s.x > 0, s.g * s.number("alpha", 0.01))
+    return s.builder.where(s.x > 0, s.g, s.g * s.number("alpha", 0.01))
 
 
 def _prelu(s: Step) -> Term:
-    return s.where(s.x > 0, s.g * s.input(1))
+    return s.builder.where(s.x > 0, s.g, s.g * s.input(1))
 
 
 def _clip(s: Step) -> Term:
     bounds = [s.x > s.input(1)] if s.has(1) else []
     bounds += [s.x < s.input(2)] if s.has(2) else []
-    return s.where(functools.reduce(Term.__and__, bounds)) if bounds else s.g
+    return s.gated(functools.reduce(Term.__and__, bounds)) if bounds else s.g
 
 
 def _hard_sigmoid(s: Step) -> Term:
-    return s.where((s.y > 0) & (s.y < 1)) * s.number("alpha", 0.2)
+    return s.gated((s.y > 0) & (s.y < 1)) * s.number("alpha", 0.2)
 
 
 def _hard_swish(s: Step) -> Term:
-    ramp = s.builder.where(s.x < 3, s.x / 3 + 0.5, 1.0)
-    return s.where(s.x > -3) * ramp
+    ramp = s.gated(s.x < 3, s.x / 3 - 0.5) + 1.0
+    return s.gated(s.x > -3) * ramp
 
 
 def _swish(s: Step) -> Term:
@@ -51,11 +51,11 @@ def _gelu(s: Step) -> Term:
 
 
 def _elu(s: Step) -> Term:
-    return s.where(s.x > 0, s.g * (s.y + s.number("alpha", 1.0)))
+    return s.builder.where(s.x > 0, s.g, s.g * (s.y + s.number("alpha", 1.0)))
 
 
 def _celu(s: Step) -> Term:
-    return s.where(s.x > 0, s.g * s.builder("Exp", s.x / s.number("alpha", 1.0)))
+    return s.builder.where(s.x > 0, s.g, s.g * s.builder("Exp", s.x / s.number("alpha", 1.0)))
 
 
 def _selu(s: Step) -> Term:
@@ -75,7 +75,7 @@ def _softsign(s: Step) -> Term:
 
 
 def _thresholded_relu(s: Step) -> Term:
-    return s.where(s.x > s.number("alpha", 1.0))
+    return s.gated(s.x > s.number("alpha", 1.0))
 
 
 def _power(s: Step) -> Term:
@@ -103,7 +103,7 @@ POINTWISE: dict[str, Rule] = {
     "Pow": _power,
     "PRelu": _prelu,
     "Reciprocal": lambda s: -(s.g * s.y * s.y),
-    "Relu": lambda s: s.where(s.y > 0),
+    "Relu": lambda s: s.gated(s.y > 0),
     "Selu": _selu,
     "Sigmoid": lambda s: s.g * s.y * (1 - s.y),
     "Softplus": lambda s: s.g * s.builder("Sigmoid", s.x),

@@ -60,7 +60,7 @@ def _max_pool(s: Step) -> Term:
     apart = s.builder.integers((-1, s.shape()[1], 1, *geometry.outputs))
     first, g = s.builder("Reshape", first, apart), s.builder("Reshape", s.g, apart)
     numbers = s.builder.array(np.arange(len(offsets), dtype=np.int64).reshape(1, 1, -1, *[1] * rank))
-    routed = s.builder.where(first.equals(numbers), g, 0.0)
+    routed = s.gated(first.equals(numbers), g)
     routed = s.builder("Reshape", routed, s.builder.integers((-1, len(offsets), *geometry.outputs)))
     one_hot = np.eye(len(offsets)).reshape(len(offsets), 1, *geometry.kernel)
     return _spread(s, routed, one_hot, geometry)
@@ -101,7 +101,7 @@ def _global_max_pool(s: Step) -> Term:
     first = s.builder("ArgMax", flat, axis=2, keepdims=1, dtype=ir.DataType.INT64)
     hit = first.equals(s.builder.array(np.arange(length, dtype=np.int64)))
     g = s.builder("Reshape", s.g, s.builder.integers((-1, shape[1], 1)))
-    return s.builder.reshape(s.builder.where(hit, g, 0.0), shape)
+    return s.builder.reshape(s.gated(hit, g), shape)
 
 
 POOLING: dict[str, Rule] = {

@@ -17,9 +17,7 @@ def _cast(s: Step) -> Gradients:
     dtype = s.x.value.dtype
     if dtype is None or not dtype.is_floating_point() or s.g.value.dtype == dtype:
         return s.g
-    gradient = s.builder("Cast", s.g, to=int(dtype))
-    gradient.value.dtype = dtype
-    return gradient
+    return s.builder.cast(s.g, dtype)
 
 
 def _concat(s: Step) -> Gradients:

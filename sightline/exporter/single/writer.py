@@ -28,10 +28,6 @@ class Writer(Builder):
         super().__init__(graph, prefix)
         self.precision = precision
 
-    def cast(self, term: Term, dtype: ir.DataType) -> Term:
-        """The term in another type; nothing is emitted where it is of that type."""
-        return term if term.value.dtype == dtype else self("Cast", term, dtype=dtype, to=int(dtype))
-
     def precise(self, term: Term) -> Term:
         """The term in the type that sums and thresholds are computed in."""
         return self.cast(term, self.precision)
