@@ -506,7 +506,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
 def test_a_wrong_gradient_is_caught_by_the_self_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
-    monkeypatch.setitem(RULES, "Relu", lambda s: s.where(s.y > 0) * factor)
+    monkeypatch.setitem(RULES, "Relu", lambda s: s.gated(s.y > 0) * factor)
     refused(Cnn().save(tmp_path), SelfCheckError, "gradient at block 0")
 
 
