@@ -28,7 +28,7 @@ from sightline.runtime.image import ImageLike, network_input
 from sightline.runtime.job import Job
 from sightline.runtime.memory_plan import MemoryPlan
 from sightline.runtime.method import Method
-from sightline.runtime.packing import Progress, answers
+from sightline.runtime.packing import Pace, Progress, answers
 from sightline.runtime.remise import REMISE
 from sightline.runtime.requests import Answer, Request
 from sightline.runtime.rise import RISE
@@ -104,6 +104,7 @@ class Explainer:
         self._progress = progress
         self._engines = open_engines(self.bundle, engine, precision, batch_size, threads)
         self._passes = self._engines.passes
+        self._pace = Pace()
         self._attribute = {
             rivals: AttributionPass(self.bundle, self._engines.attribution, rivals=rivals) for rivals in (False, True)
         }
@@ -267,7 +268,7 @@ class Explainer:
         Raises:
             EngineError: a pass failed: what was drawn and not answered is lost.
         """
-        return answers(requests, self._begun, self._passes, progress or self._progress)
+        return answers(requests, self._begun, self._passes, progress or self._progress, self._pace)
 
     def stream(
         self,

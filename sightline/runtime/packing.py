@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from sightline.errors import SightlineError
 from sightline.runtime.batching import MaskedPasses, Result, Task
@@ -14,11 +15,21 @@ from sightline.runtime.requests import Answer, Request
 Progress = Callable[[int, int], None]
 
 
+@dataclass
+class Pace:
+    """What an explainer has learned of its own speed."""
+
+    ending: float = 0.0
+    """Seconds that the last image under a deadline took from its last score to its explanations: predicting the scores
+    that it has not, and fusion."""
+
+
 def answers(
     requests: Iterable[Request | None],
     begin: Callable[[Request], Job],
     passes: MaskedPasses,
     progress: Progress | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[Answer]:
     """Answer requests in order, their masks packed into the engine's batches.
 
@@ -28,11 +39,12 @@ def answers(
         begin: makes a request a job, or raises a ``SightlineError``.
         passes: scores the masks.
         progress: called as ``progress(done, total)`` with the number of masks scored, once per batch.
+        pace: what was learned before; what is learned now is noted there.
 
     Raises:
         EngineError: a pass failed: nothing can be answered any more.
     """
-    return _Packing(begin, passes, progress).run(requests)
+    return _Packing(begin, passes, progress, pace or Pace()).run(requests)
 
 
 class _Entry:
@@ -71,8 +83,10 @@ class _Entry:
 
 
 class _Packing:
-    def __init__(self, begin: Callable[[Request], Job], passes: MaskedPasses, progress: Progress | None) -> None:
-        self._begin, self._passes, self._progress = begin, passes, progress
+    def __init__(
+        self, begin: Callable[[Request], Job], passes: MaskedPasses, progress: Progress | None, pace: Pace
+    ) -> None:
+        self._begin, self._passes, self._progress, self._pace = begin, passes, progress, pace
         self._waiting: deque[_Entry] = deque()
         self._scored = self._total = 0
         self._away = 0.0
@@ -94,8 +108,11 @@ class _Packing:
     def _done(self) -> Iterator[Answer]:
         while self._waiting and self._waiting[0].done:
             entry = self._waiting.popleft()
+            began = time.perf_counter()
             answer = entry.answer(self._passes.engine.name, self._passes.engine.precision)
             left = time.perf_counter()
+            if entry.request.deadline is not None:
+                self._pace.ending = left - began
             yield answer
             self._away += time.perf_counter() - left
 
@@ -138,7 +155,7 @@ class _Packing:
     def _in_time(self, entry: _Entry, job: Job) -> Iterator[Task | None]:
         """The worthiest masks first, batch by batch, until the time is up."""
         assert entry.request.deadline is not None
-        end = entry.request.began + entry.request.deadline
+        end = entry.request.began + entry.request.deadline - self._pace.ending
         longest = 0.0
         while (left := len(job) - job.asked) > 0:
             if longest and time.perf_counter() + longest > end:

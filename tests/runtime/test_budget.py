@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline import RISE, SISE, Explainer
+from sightline import RISE, SISE, Explainer, Explanation
 from sightline.bindings import Engine, open_engine
 from sightline.bundle import Bundle
 from sightline.errors import MethodError
@@ -125,6 +125,40 @@ def test_a_deadline_is_overrun_by_one_batch_at_most(
     assert (found.completeness == 1) == (found.passes == everything.passes)
     if found.completeness == 1:
         np.testing.assert_allclose(found.saliency, everything.saliency, atol=1e-6)
+
+
+def test_a_deadline_leaves_time_for_what_follows_the_last_batch(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    for module in (packing, requests, job, batching):
+        monkeypatch.setattr(module, "time", clock)
+    whole = job.Job.explanations
+
+    def slow(self: job.Job, engine: str, precision: str) -> list[Explanation]:
+        clock.now += 2.5
+        return whole(self, engine, precision)
+
+    monkeypatch.setattr(job.Job, "explanations", slow)
+
+    def open_batch(size: int) -> Engine:
+        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
+        run = engine.run
+
+        def timed() -> None:
+            run()
+            clock.now += 1.0
+
+        engine.run = timed
+        return engine  # type: ignore[no-any-return]
+
+    took = []
+    with Explainer(bundle, engine=open_batch, batch_size=2) as explained:
+        for _ in range(3):
+            began = clock.now
+            explained(tiny.image(), 2, deadline=5.0)
+            took.append(clock.now - began)
+    assert took == [7.5, 4.5, 4.5]  # the first one could not know
 
 
 @given(st.lists(st.floats(0, 1, width=16), max_size=20), st.integers(1, 7))
