@@ -99,7 +99,7 @@ class Step:
     def gated(self, condition: Term, term: Term | None = None) -> Term:
         """The incoming gradient, or a multiple of it, where a condition holds, and zero elsewhere.
 
-        What is finite is multiplied by zero: engines multiply ten times faster than they select.
+        What is finite is multiplied by zero: ONNX Runtime multiplies much faster than it selects.
         """
         found = self.g if term is None else term
         if not self.bounded:

@@ -20,8 +20,8 @@ class Pace:
     """What an explainer has learned of its own speed."""
 
     ending: float = 0.0
-    """Seconds that the last image under a deadline took from its last score to its explanations: predicting the scores
-    that it has not, and fusion."""
+    """Seconds that the last image explained under a deadline took from its last score to its explanations: predicting
+    the scores that it has not, and fusion."""
 
 
 def answers(
@@ -111,7 +111,7 @@ class _Packing:
             began = time.perf_counter()
             answer = entry.answer(self._passes.engine.name, self._passes.engine.precision)
             left = time.perf_counter()
-            if entry.request.deadline is not None:
+            if entry.request.deadline is not None and answer.explanations:
                 self._pace.ending = left - began
             yield answer
             self._away += time.perf_counter() - left

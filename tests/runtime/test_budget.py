@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline import RISE, SISE, Explainer, Explanation
-from sightline.bindings import Engine, open_engine
+from sightline.bindings import open_engine
 from sightline.bundle import Bundle
 from sightline.errors import MethodError
-from sightline.runtime import batching, budget, job, packing, requests
+from sightline.runtime import budget, job, requests
 from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.explainer import METHODS
 from tests.runtime import tiny
-from tests.runtime.clock import Clock
+from tests.runtime.clock import timed
 
 
 @pytest.fixture(scope="module")
@@ -97,30 +97,15 @@ def test_several_targets_share_the_budget(bundle: Bundle) -> None:
 def test_a_deadline_is_overrun_by_one_batch_at_most(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, deadline: float
 ) -> None:
-    clock, seconds = Clock(), 1.0
-    for module in (packing, requests, job, batching):
-        monkeypatch.setattr(module, "time", clock)
-    runs: list[float] = []
-
-    def open_batch(size: int) -> Engine:
-        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
-        run = engine.run
-
-        def timed() -> None:
-            run()
-            clock.now += seconds
-            runs.append(clock.now)
-
-        engine.run = timed
-        return engine  # type: ignore[no-any-return]
-
+    runs: list[int] = []
+    clock, open_batch = timed(bundle, monkeypatch, runs)
     with Explainer(bundle, engine=open_batch, batch_size=2) as explained:
         everything = explained(tiny.image(), 2)
         total, began = len(runs), clock.now
         runs.clear()
         found = explained(tiny.image(), 2, deadline=deadline)
     assert len(runs) == min(total, max(1, math.floor(deadline)))
-    assert clock.now - began <= max(deadline, seconds)
+    assert clock.now - began <= max(deadline, 1)
     assert found.passes == min(2 * len(runs), everything.passes)
     assert (found.completeness == 1) == (found.passes == everything.passes)
     if found.completeness == 1:
@@ -130,27 +115,15 @@ def test_a_deadline_is_overrun_by_one_batch_at_most(
 def test_a_deadline_leaves_time_for_what_follows_the_last_batch(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    for module in (packing, requests, job, batching):
-        monkeypatch.setattr(module, "time", clock)
+    clock, open_batch = timed(bundle, monkeypatch, [])
     whole = job.Job.explanations
 
     def slow(self: job.Job, engine: str, precision: str) -> list[Explanation]:
-        clock.now += 2.5
-        return whole(self, engine, precision)
+        found = whole(self, engine, precision)
+        clock.now += 2.5 * len(found)
+        return found
 
     monkeypatch.setattr(job.Job, "explanations", slow)
-
-    def open_batch(size: int) -> Engine:
-        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
-        run = engine.run
-
-        def timed() -> None:
-            run()
-            clock.now += 1.0
-
-        engine.run = timed
-        return engine  # type: ignore[no-any-return]
 
     took = []
     with Explainer(bundle, engine=open_batch, batch_size=2) as explained:
@@ -158,6 +131,8 @@ def test_a_deadline_leaves_time_for_what_follows_the_last_batch(
             began = clock.now
             explained(tiny.image(), 2, deadline=5.0)
             took.append(clock.now - began)
+            declined = requests.Request(tiny.image(), 2, deadline=5.0, only_if=lambda _: False, began=clock.now)
+            assert not next(explained.answer([declined])).explanations  # which takes no time and teaches nothing
     assert took == [7.5, 4.5, 4.5]  # the first one could not know
 
 

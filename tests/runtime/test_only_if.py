@@ -14,7 +14,7 @@ from sightline.errors import TargetError
 from sightline.runtime.explainer import METHODS
 from sightline.runtime.prediction import Prediction
 from tests.runtime import tiny
-from tests.runtime.test_requests import timed
+from tests.runtime.clock import timed
 
 
 @pytest.mark.parametrize("method", METHODS)

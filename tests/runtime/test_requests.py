@@ -16,9 +16,9 @@ from sightline import RISE, SISE, Answer, Explainer, Explanation, Request, Sight
 from sightline.bindings import Engine, open_engine
 from sightline.bundle import Bundle
 from sightline.errors import EngineError, ImageError, MethodError, TargetError
-from sightline.runtime import batching, job, packing, requests
+from sightline.runtime import batching, job
 from tests.runtime import tiny
-from tests.runtime.clock import Clock
+from tests.runtime.clock import timed
 
 
 @pytest.fixture(scope="module")
@@ -164,27 +164,6 @@ def test_failures_alone_are_answered_before_the_next_request(bundle: Bundle, tmp
         for answer in explained.answer(queue()):
             answered.append(answer)
     assert len(answered) == 3
-
-
-def timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, runs: list[int]) -> tuple[Clock, Any]:
-    """A time that passes only while the engine runs, a second a batch; and the masks of every batch."""
-    clock = Clock()
-    for module in (packing, requests, job, batching):
-        monkeypatch.setattr(module, "time", clock)
-
-    def open_batch(size: int) -> Engine:
-        engine: Any = open_engine(bundle.classifier, "onnxruntime-cpu", shapes={"pixels": (size, *tiny.INPUT.shape)})
-        run = engine.run
-
-        def spending() -> None:
-            run()
-            clock.now += 1
-            runs.append(int(engine.buffers["pixels"].any(axis=(1, 2, 3)).sum()))
-
-        engine.run = spending
-        return engine  # type: ignore[no-any-return]
-
-    return clock, open_batch
 
 
 @pytest.mark.parametrize("deadline", [2.5, 1000.0])
