@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 
 from sightline.bindings import open_engine
+from sightline.bindings.onnxruntime import SPIN_MICROSECONDS
 from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
 from tests.bindings import product
 from tests.bindings.product import WEIGHTS
@@ -72,6 +74,25 @@ def test_a_damaged_graph_is_an_error_that_names_it(
     with pytest.raises(EngineError, match=r"cannot open .*product\.onnx"):
         open_engine(graph, NAME, shapes={"x": (1, 3)})
     assert capsys.readouterr().out == ""
+
+
+def test_after_a_pass_its_threads_sleep(tmp_path: Path) -> None:
+    # ONNX Runtime's own default has them spin for tens of milliseconds, on the cores that another session needs.
+    from onnx import TensorProto, helper, save
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1 << 20]) for name in "xy")
+    save(
+        helper.make_model(helper.make_graph([helper.make_node("Exp", ["x"], ["y"])], "exp", [x], [y])),
+        tmp_path / "m.onnx",
+    )
+    with open_engine(tmp_path / "m.onnx", NAME, shapes={}, threads=2) as engine:
+        spun = []
+        for _ in range(5):  # other threads of this process may have something to do at times
+            engine.run()
+            began = time.process_time()
+            time.sleep(0.1)
+            spun.append(time.process_time() - began)
+    assert min(spun) < 10 * SPIN_MICROSECONDS / 1e6
 
 
 def test_a_closed_engine_says_so(graph: Path) -> None:
