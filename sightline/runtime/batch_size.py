@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from sightline.bindings import Engine
 from sightline.bindings.engine import Device
@@ -14,53 +17,86 @@ from sightline.errors import OutOfMemoryError
 logger = logging.getLogger(__name__)
 
 CANDIDATES: dict[Device, tuple[int, ...]] = {"cpu": (8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
-TOLERANCE = 0.01
+TOLERANCE = 0.02
 """A larger batch must be faster per image by more than this share: it costs more padding and memory."""
 BUDGET = 4.0
 """Seconds after which no further candidate is tried."""
-_ROUNDS, _REPEATS = 2, 5
-"""A machine whose speed drifts may have been slower for all of one candidate's passes: each gets another turn."""
+_TURNS, _COMPARED, _TURN = 5, 0.5, 0.03
+"""Two batch sizes take at least so many turns, for at least so many seconds, each of so many seconds or of one pass."""
+
+
+def fitting(candidates: Sequence[int], largest: int) -> list[int]:
+    """The candidates that can be compared where this many images have room, two batches at a time; at least one."""
+    larger = (size for below, size in pairwise(candidates) if below + size <= largest)
+    return [min(candidates[0], largest), *larger]
 
 
 def measured(
     open_batch: Callable[[int], Engine], candidates: Sequence[int], budget: float = BUDGET
-) -> dict[int, float]:
-    """Seconds per image at several batch sizes, the smallest first, until the budget is spent or memory runs out.
+) -> tuple[int, dict[int, float]]:
+    """The batch size to take, and seconds per image at those that were tried.
+
+    Every candidate is held against the best one before it, the two open at once and taking turns of a few passes: the
+    speed of a machine may drift by more than batch sizes differ, and what counts is the median ratio of two turns next
+    to each other. The search ends when the budget is spent or memory runs out.
 
     Args:
         open_batch: opens the classifier at a batch size.
         candidates: batch sizes, ascending.
-        budget: seconds; at least one candidate is measured.
+        budget: seconds; the first candidate is opened in any case.
+
+    Raises:
+        OutOfMemoryError: the first candidate does not fit.
     """
-    found: dict[int, float] = {}
     began = time.perf_counter()
-    for size in [*candidates] * _ROUNDS:
-        try:
-            with open_batch(size) as engine:
-                _timed(engine)  # warms up
-                seconds = min(_timed(engine) for _ in range(_REPEATS)) / size
-                found[size] = min(seconds, found.get(size, seconds))
-        except OutOfMemoryError as error:
-            if not found:
-                raise
-            logger.info("batch size %d does not fit: %s", size, error)
-            break
-        finally:
-            gc.collect()
-        if time.perf_counter() - began > budget:
-            break
-    return found
+    best, *larger = candidates
+    engine = open_batch(best)
+    try:
+        seconds = {best: _timed(engine, 1) / best}
+        for size in larger:
+            if time.perf_counter() - began > budget:
+                break
+            try:
+                challenger = open_batch(size)
+                try:
+                    ratio, seconds[best], seconds[size] = _compared(engine, best, challenger, size)
+                    if ratio < 1 - TOLERANCE:
+                        engine, challenger, best = challenger, engine, size
+                finally:
+                    challenger.close()
+            except OutOfMemoryError as error:
+                logger.info("batch size %d does not fit: %s", size, error)
+                break
+    finally:
+        engine.close()
+        gc.collect()
+    return best, seconds
 
 
-def best(per_image: dict[int, float]) -> int:
-    """The smallest batch size that comes close to the fastest one."""
-    limit = min(per_image.values()) * (1 + TOLERANCE)
-    return min(size for size, seconds in per_image.items() if seconds <= limit)
-
-
-def _timed(engine: Engine) -> float:
+def _compared(one: Engine, one_size: int, other: Engine, other_size: int) -> tuple[float, float, float]:
+    """The time per image of the other over that of the one; and both, in seconds."""
+    _timed(one, 1)
+    other_passes = math.ceil(_TURN / max(_timed(other, 1), _TURN / 100))
+    one_passes = math.ceil(other_passes * other_size / one_size)
+    turns: list[tuple[float, float]] = []
     began = time.perf_counter()
-    engine.run()
+    while len(turns) < _TURNS or time.perf_counter() - began < _COMPARED:
+        if len(turns) % 2:  # who goes first gets the better half of a drift
+            second = _timed(other, other_passes)
+            first = _timed(one, one_passes)
+        else:
+            first = _timed(one, one_passes)
+            second = _timed(other, other_passes)
+        turns.append((first / one_passes / one_size, second / other_passes / other_size))
+    ratio = statistics.median(second / first for first, second in turns)
+    ones, others = zip(*turns, strict=True)
+    return ratio, statistics.median(ones), statistics.median(others)
+
+
+def _timed(engine: Engine, passes: int) -> float:
+    began = time.perf_counter()
+    for _ in range(passes):
+        engine.run()
     if engine.stream is not None:
         engine.stream.synchronize()
     return time.perf_counter() - began

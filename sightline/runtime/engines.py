@@ -131,10 +131,8 @@ def _measured(
         if size <= plan.largest_batch:
             logger.info("batch size %d, measured before on this machine", size)
             return size
-    fitting = [size for size in candidates if size <= plan.largest_batch] or [plan.largest_batch]
     logger.info("measuring the batch size, once for this network, engine and machine")
-    seconds = batch_sizes.measured(open_batch, fitting)
-    size = batch_sizes.best(seconds)
+    size, seconds = batch_sizes.measured(open_batch, batch_sizes.fitting(candidates, plan.largest_batch))
     table = ", ".join(f"{count}: {1000 * time:.2f} ms" for count, time in seconds.items())
     logger.info("batch size %d (per image at %s)", size, table)
     if facts is not None:

@@ -78,7 +78,7 @@ class Explainer:
             engine: a name from ``sightline doctor``; ``"auto"`` for the fastest one installed; or a function that
                 opens an engine of your own at a batch size.
             batch_size: masked images per pass of the engine. By default the fastest one that fits into memory,
-                measured once for this network, engine and machine.
+                measured once for this network, engine and machine; meanwhile the engine is open at two batch sizes.
             precision: ``"fp32"``, or a lower one for the masked passes (``"tf32"``, ``"fp16"``, ``"bf16"``, ``"int8"``,
                 as the engine has it). The attribution pass always runs in float32.
             gate: images on which a lower precision is compared with float32 now. Needed once for each bundle, engine,

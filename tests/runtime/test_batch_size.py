@@ -12,53 +12,101 @@ from sightline.bindings import Engine
 from sightline.bundle import Bundle
 from sightline.errors import OutOfMemoryError
 from sightline.runtime import batch_size, engines
-from sightline.runtime.batch_size import best, measured
+from sightline.runtime.batch_size import fitting, measured
 from sightline.runtime.memory_plan import MemoryPlan
 from tests.runtime.test_batching import Recording
 
 
-def test_the_smallest_that_comes_close_to_the_fastest() -> None:
-    assert best({8: 1.0, 16: 0.995, 32: 0.992}) == 8
-    assert best({8: 1.0, 16: 0.9, 32: 0.895}) == 16
-    assert best({8: 1.0, 16: 0.9, 32: 0.5}) == 32
-    assert best({8: 1.0}) == 8
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only passes move."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    return clock
 
 
-def test_every_candidate_is_timed_until_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-
+def _taking(now: list[float], per_image: dict[int, float]) -> type[Recording]:
     class Timed(Recording):
         def run(self) -> None:
-            now[0] += 0.1 * len(self.buffers["x"]) ** 0.5
+            size = len(self.buffers["x"])
+            now[0] += size * per_image[size]
 
-    found = measured(Timed, (4, 16, 64), budget=100)
-    assert found == pytest.approx({4: 0.05, 16: 0.025, 64: 0.0125})
-    assert list(measured(Timed, (4, 16, 64), budget=1.5)) == [4, 16]
-    assert list(measured(Timed, (4, 16, 64), budget=0)) == [4]
+    return Timed
 
 
-def test_a_machine_that_is_slow_for_a_while_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, passes = [0.0], [0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+def test_the_smallest_that_comes_close_to_the_fastest(now: list[float]) -> None:
+    for per_image, best in (
+        ({8: 1.0, 16: 0.99, 32: 0.985}, 8),
+        ({8: 1.0, 16: 0.9, 32: 0.895}, 16),
+        ({8: 1.0, 16: 0.9, 32: 0.5}, 32),
+        ({8: 1.0, 16: 1.2, 32: 0.5}, 32),
+        ({8: 1.0}, 8),
+    ):
+        size, seconds = measured(_taking(now, per_image), list(per_image), budget=10_000)
+        assert size == best
+        assert seconds == pytest.approx(per_image)
 
-    class Drifting(Recording):
-        def run(self) -> None:
-            passes[0] += 1
-            now[0] += 0.01 * len(self.buffers["x"]) * (1.3 if passes[0] <= 6 else 1.0)
 
-    assert best(measured(Drifting, (8, 16), budget=100)) == 8
+def test_candidates_are_tried_until_the_budget_is_spent(now: list[float]) -> None:
+    per_image = {4: 0.05, 16: 0.025, 64: 0.0125}
+    for budget, tried in ((100, [4, 16, 64]), (1.5, [4, 16]), (0, [4])):
+        size, seconds = measured(_taking(now, per_image), list(per_image), budget)
+        assert (size, list(seconds)) == (tried[-1], tried)
+
+
+@pytest.mark.parametrize("period", [0.3, 0.5, 0.7, 1.1, 1.9])
+def test_a_machine_whose_speed_drifts_does_not_decide(now: list[float], period: float) -> None:
+    def drifting(per_image: dict[int, float]) -> type[Recording]:
+        class Drifting(Recording):
+            def run(self) -> None:
+                size = len(self.buffers["x"])
+                now[0] += size * per_image[size] * (1.3 if now[0] % period < period / 2 else 1.0)
+
+        return Drifting
+
+    for start in range(10):
+        now[0] = start * period / 10
+        assert measured(drifting({8: 0.001, 16: 0.001}), (8, 16))[0] == 8
+        assert measured(drifting({8: 0.001, 16: 0.00095}), (8, 16))[0] == 16
 
 
 def test_a_candidate_without_room_ends_the_search() -> None:
+    opened: list[Recording] = []
+
     def open_batch(size: int) -> Engine:
         if size > 8:
             raise OutOfMemoryError("no room")
-        return Recording(size)
+        opened.append(Recording(size))
+        return opened[-1]
 
-    assert list(measured(open_batch, (8, 16, 32))) == [8]
+    size, seconds = measured(open_batch, (8, 16, 32))
+    assert (size, list(seconds)) == (8, [8])
     with pytest.raises(OutOfMemoryError):
         measured(open_batch, (16, 32))
+
+
+def test_every_engine_is_closed_and_never_more_than_two_are_open(now: list[float]) -> None:
+    opened: set[Recording] = set()
+    most = [0]
+
+    class Counted(_taking(now, {8: 1.0, 16: 0.9, 32: 0.8, 64: 0.9})):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            opened.add(self)
+            most[0] = max(most[0], len(opened))
+
+        def close(self) -> None:
+            opened.remove(self)
+
+    assert measured(Counted, (8, 16, 32, 64), budget=10_000)[0] == 32
+    assert (len(opened), most[0]) == (0, 2)
+
+
+def test_two_batches_must_fit_at_once() -> None:
+    assert fitting((8, 16, 32), 100) == [8, 16, 32]
+    assert fitting((8, 16, 32), 47) == [8, 16]
+    assert fitting((8, 16, 32), 20) == [8]
+    assert fitting((8, 16, 32), 4) == [4]
 
 
 def test_it_is_measured_once_for_a_bundle(
