@@ -21,7 +21,7 @@ TOLERANCE = 0.02
 """A larger batch must be faster per image by more than this share: it costs more padding and memory."""
 BUDGET = 4.0
 """Seconds after which no further candidate is tried."""
-_TURNS, _COMPARED, _TURN = 5, 0.5, 0.03
+_TURNS, _COMPARED, _TURN = 5, 1.0, 0.03
 """Two batch sizes take at least so many turns, for at least so many seconds, each of so many seconds or of one pass."""
 
 
@@ -37,8 +37,9 @@ def measured(
     """The batch size to take, and seconds per image at those that were tried.
 
     Every candidate is held against the best one before it, the two open at once and taking turns of a few passes: the
-    speed of a machine may drift by more than batch sizes differ, and what counts is the median ratio of two turns next
-    to each other. The search ends when the budget is spent or memory runs out.
+    speed of a machine may drift by more than batch sizes differ. To be taken, a larger one must be faster both in the
+    median ratio of two turns next to each other and in the ratio of the medians. The search ends when the budget is
+    spent or memory runs out.
 
     Args:
         open_batch: opens the classifier at a batch size.
@@ -74,7 +75,7 @@ def measured(
 
 
 def _compared(one: Engine, one_size: int, other: Engine, other_size: int) -> tuple[float, float, float]:
-    """The time per image of the other over that of the one; and both, in seconds."""
+    """The time per image of the other over that of the one, in case of doubt the larger ratio; and both, in seconds."""
     _timed(one, 1)
     other_passes = math.ceil(_TURN / max(_timed(other, 1), _TURN / 100))
     one_passes = math.ceil(other_passes * other_size / one_size)
@@ -88,9 +89,10 @@ def _compared(one: Engine, one_size: int, other: Engine, other_size: int) -> tup
             first = _timed(one, one_passes)
             second = _timed(other, other_passes)
         turns.append((first / one_passes / one_size, second / other_passes / other_size))
-    ratio = statistics.median(second / first for first, second in turns)
     ones, others = zip(*turns, strict=True)
-    return ratio, statistics.median(ones), statistics.median(others)
+    one_median, other_median = statistics.median(ones), statistics.median(others)
+    ratio = statistics.median(second / first for first, second in turns)
+    return max(ratio, other_median / one_median), one_median, other_median
 
 
 def _timed(engine: Engine, passes: int) -> float:

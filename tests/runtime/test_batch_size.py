@@ -67,7 +67,7 @@ def test_a_machine_whose_speed_drifts_does_not_decide(now: list[float], period: 
     for start in range(10):
         now[0] = start * period / 10
         assert measured(drifting({8: 0.001, 16: 0.001}), (8, 16))[0] == 8
-        assert measured(drifting({8: 0.001, 16: 0.00095}), (8, 16))[0] == 16
+        assert measured(drifting({8: 0.001, 16: 0.0008}), (8, 16))[0] == 16
 
 
 def test_a_candidate_without_room_ends_the_search() -> None:
