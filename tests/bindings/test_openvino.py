@@ -327,6 +327,7 @@ thread = threading.Thread(target=free, args=[engines])
 thread.start()
 thread.join()
 try:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait()
 except KeyboardInterrupt:
