@@ -17,7 +17,7 @@ from sightline.errors import OutOfMemoryError
 logger = logging.getLogger(__name__)
 
 CANDIDATES: dict[Device, tuple[int, ...]] = {"cpu": (8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
-TOLERANCE = 0.02
+TOLERANCE = 0.04
 """A larger batch must be faster per image by more than this share: it costs more padding and memory."""
 BUDGET = 4.0
 """Seconds after which no further candidate is tried."""
