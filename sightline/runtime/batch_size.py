@@ -65,6 +65,7 @@ def measured(
                         engine, challenger, best = challenger, engine, size
                 finally:
                     challenger.close()
+                    gc.collect()  # its memory is the next one's
             except OutOfMemoryError as error:
                 logger.info("batch size %d does not fit: %s", size, error)
                 break
