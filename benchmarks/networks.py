@@ -15,13 +15,19 @@ NETWORKS = ("resnet50", "vgg16", "mobilenet_v3_large")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def network(name: str, seed: int) -> nn.Module:
-    """A network for 224² images, its weights seeded and its batch-norm statistics those of noise, perturbed."""
+def untrained(name: str, seed: int, classes: int = 1000) -> nn.Module:
+    """A network for 224² images, its weights seeded."""
     _torchvision()
     from torchvision import models
 
     torch.manual_seed(seed)
-    built: nn.Module = getattr(models, name)()
+    built: nn.Module = getattr(models, name)(num_classes=classes)
+    return built
+
+
+def network(name: str, seed: int) -> nn.Module:
+    """The same, its batch-norm statistics those of noise, perturbed: ready to be explained."""
+    built = untrained(name, seed)
     example = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
         for module in built.modules():

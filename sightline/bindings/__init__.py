@@ -13,7 +13,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import cast
 
-from sightline.bindings.engine import Device, Engine, Precision
+from sightline.bindings.engine import Device, Engine, Precision, Product
 from sightline.bindings.table import ENGINES, Entry, Variant
 from sightline.errors import EngineError, MissingPackageError, PrecisionError
 
@@ -127,6 +127,7 @@ def open_engine(
     threads: int | None = None,
     precision: Precision = "fp32",
     cache: Path | None = None,
+    product: Product | None = None,
 ) -> Engine:
     """Open one graph on an inference engine, at fixed shapes.
 
@@ -139,6 +140,8 @@ def open_engine(
         threads: how many CPU threads one pass may use; None leaves it to the engine.
         precision: what to compute in.
         cache: the folder where engines that are built first keep what they built; None builds it every time.
+        product: an input to multiply within the pass, by the engines that gain by it (:class:`Entry` says which); the
+            others open the graph as it is, and have no ``FACTOR`` among their buffers.
 
     Raises:
         EngineError: no such engine, or it cannot be used here, or it cannot open the graph.
@@ -152,7 +155,8 @@ def open_engine(
     )
     entry = ENGINES[name]
     opener = getattr(import_module(entry.module), entry.opener)
-    opened = opener(path, shapes, outputs=outputs, threads=threads, precision=precision, cache=cache)
+    settings = {"outputs": outputs, "threads": threads, "precision": precision, "cache": cache}
+    opened = opener(path, shapes, **settings, **({"product": product} if entry.multiplies and product else {}))
     return cast("Engine", opened)
 
 

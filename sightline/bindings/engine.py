@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,17 @@ import numpy.typing as npt
 Array = npt.NDArray[np.generic]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+
+FACTOR = "sightline.factor"
+"""The buffer of a :class:`Product`'s second factor."""
+
+
+class Product(NamedTuple):
+    """An input that the engine is to multiply, within its pass, by a second array, elementwise."""
+
+    input: str
+    shape: tuple[int, ...]
+    """Of the factor; it is broadcast to the input's."""
 
 
 class Engine(Protocol):
@@ -42,7 +53,8 @@ class Engine(Protocol):
     def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
         """The bound arrays, inputs and outputs, by the names they have in the graph: NumPy or CuPy arrays.
 
-        bfloat16 is held as its bits, in uint16.
+        bfloat16 is held as its bits, in uint16. An engine that multiplies an input (:class:`Product`) has the factor
+        here as well, as ``FACTOR``, and multiplies by what it holds, at first by zero.
         """
 
     def run(self) -> None:

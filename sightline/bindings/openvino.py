@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.bindings import openvino_package
-from sightline.bindings.engine import Precision
+from sightline.bindings.engine import FACTOR, Precision, Product
 from sightline.bindings.memory import exhausted
 from sightline.bindings.probe import openvino_lacks
 from sightline.cache import locked
@@ -44,6 +44,7 @@ class OpenVino:
         threads: int | None = None,
         precision: Precision = "fp32",
         cache: Path | None = None,
+        product: Product | None = None,
     ) -> None:
         """Open a graph at fixed shapes.
 
@@ -55,6 +56,7 @@ class OpenVino:
             threads: how many CPU threads one pass may use, by default one per physical core.
             precision: ``fp32``, ``bf16`` (CPU), ``fp16`` (GPU), or ``int8`` where the file holds a quantized graph.
             cache: the folder to keep compiled graphs in; None compiles them every time.
+            product: an input to multiply by a second array, the buffer ``FACTOR``.
 
         Raises:
             PrecisionError: the device does not compute in this precision.
@@ -82,6 +84,8 @@ class OpenVino:
             settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         try:
             model.reshape({name: list(shapes[name]) for name in inputs if name in shapes})
+            if product is not None:
+                inputs.append(_multiply(model, model.inputs[inputs.index(product.input)], product.shape))
             compiled = _compiled(core, model, plugin, settings, cache)
             self._request = compiled.create_infer_request()
         except Exception as error:  # OpenVINO raises RuntimeError for everything
@@ -149,9 +153,19 @@ def open_cpu(
     threads: int | None = None,
     precision: Precision = "fp32",
     cache: Path | None = None,
+    product: Product | None = None,
 ) -> OpenVino:
     """Open a graph on the CPU; see :class:`OpenVino`."""
-    return OpenVino(path, shapes, plugin="CPU", outputs=outputs, threads=threads, precision=precision, cache=cache)
+    return OpenVino(
+        path,
+        shapes,
+        plugin="CPU",
+        outputs=outputs,
+        threads=threads,
+        precision=precision,
+        cache=cache,
+        product=product,
+    )
 
 
 def open_gpu(
@@ -195,6 +209,19 @@ def _unshare(model: Any) -> None:
             if constant.get_type_name() == "Constant":
                 own = openvino.op.Constant(np.array(constant.data).reshape(shape))
                 node.input(1).replace_source_output(own.output(0))
+
+
+def _multiply(model: Any, port: Any, shape: Shape) -> str:
+    """Let whatever reads an input read its product with a new one, and name that."""
+    readers = port.get_target_inputs()
+    factor = openvino.opset8.parameter(list(shape), port.get_element_type())
+    factor.output(0).set_names({FACTOR})
+    product = openvino.opset8.multiply(port, factor)
+    for reader in readers:
+        reader.replace_source_output(product.output(0))
+    model.add_parameters([factor])
+    model.validate_nodes_and_infer_types()
+    return FACTOR
 
 
 def _compiled(core: Any, model: Any, plugin: str, settings: Mapping[str, Any], cache: Path | None) -> Any:

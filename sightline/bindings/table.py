@@ -35,6 +35,9 @@ class Entry:
     """Why this machine does not compute in a precision that the engine has elsewhere; asked of a usable engine only."""
     attribution: tuple[str, ...] = ()
     """The engines that run the attribution graph beside it, the best first; none: it does so itself."""
+    multiplies: bool = False
+    """Whether its opener takes a :class:`~sightline.bindings.engine.Product`: worth it on a CPU, where the engine
+    multiplies masks and image with all its threads on the way into the first layer."""
 
 
 _ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
@@ -92,6 +95,7 @@ ENGINES: Mapping[str, Entry] = {  # the fastest first: "auto" takes the first on
         module="sightline.bindings.openvino",
         opener="open_cpu",
         lacks=partial(probe.openvino_lacks, "CPU"),
+        multiplies=True,
     ),
     "onnxruntime-cpu": Entry(
         device="cpu",

@@ -73,7 +73,7 @@ class CpuKernels:
     def mask_into(
         self,
         out: npt.NDArray[Any],
-        image: Floats,
+        image: Floats | None,
         maps: Floats,
         affine: Floats,
         layout: Layout = "NCHW",
@@ -81,12 +81,18 @@ class CpuKernels:
     ) -> None:
         """Write image ⊙ (scale_k·up(A_k) + shift_k) into ``out``: K×C×H×W, or K×H×W×C where ``layout`` is NHWC."""
         if layout == "NHWC":
-            out, image = np.moveaxis(out, 3, 1), np.moveaxis(image, 2, 0)
-        _, height, width = image.shape
+            out = np.moveaxis(out, 3, 1)
+        size = out.shape[2:]
         # The two weights of a sample sum to one, so scale and shift may be applied before upsampling, where the maps
         # are small.
         scaled = maps * affine[:, 0, None, None] + affine[:, 1, None, None]
-        for part, masks in _upsampled(scaled, (height, width), window):
+        if image is None:
+            for _ in _upsampled(scaled, size, window, out[:, 0]):
+                """Written where it belongs."""
+            return
+        if layout == "NHWC":
+            image = np.moveaxis(image, 2, 0)
+        for part, masks in _upsampled(scaled, size, window):
             np.multiply(masks[:, None], image, out=out[part])
 
     def pick(self, out: Doubles, probabilities: npt.NDArray[Any], target: int) -> None:
@@ -130,24 +136,34 @@ class CpuKernels:
         return threshold(np.bincount(bins, minlength=BINS))
 
 
-def _upsampled(maps: Floats, size: Size, window: Window | None) -> Iterator[tuple[slice, Floats]]:
+def _upsampled(
+    maps: Floats, size: Size, window: Window | None, out: Floats | None = None
+) -> Iterator[tuple[slice, Floats]]:
     """The upsampled maps, or their windows, in chunks that stay in the cache: where they stand, and k×H×W values.
 
-    The next chunk may overwrite the values.
+    They are written into ``out``, K×H×W; without it, the next chunk may overwrite the values.
     """
     if window is not None:
         y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
         for k, (top, left) in enumerate(window.offsets.tolist()):
-            yield slice(k, k + 1), _blend(maps[k : k + 1], y.cut(top, size[0]), x.cut(left, size[1]))
+            part = slice(k, k + 1)
+            yield part, _placed(_blend(maps[part], y.cut(top, size[0]), x.cut(left, size[1])), part, out)
         return
     x, between = samples(maps.shape[2], size[1]), patch_weights(maps.shape[1], size[0])
     chunks = list(_chunks(len(maps), 4 * size[0] * size[1]))
     if between is None:
         y = samples(maps.shape[1], size[0])
         for part in chunks:
-            yield part, _blend(maps[part], y, x)
+            yield part, _placed(_blend(maps[part], y, x), part, out)
     elif chunks:
-        yield from _spread(_along(maps, x), between, size[0], chunks)
+        yield from _spread(_along(maps, x), between, size[0], chunks, out)
+
+
+def _placed(values: Floats, part: slice, out: Floats | None) -> Floats:
+    if out is None:
+        return values
+    out[part] = values
+    return out[part]
 
 
 def _along(maps: npt.NDArray[Float], x: Samples) -> npt.NDArray[Float]:
@@ -171,8 +187,10 @@ def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Floa
     return values
 
 
-def _spread(rows: Floats, weights: Floats, height: int, chunks: Sequence[slice]) -> Iterator[tuple[slice, Floats]]:
-    """Samples along y alone, K×h×W -> k×H×W for every chunk, where the weights repeat.
+def _spread(
+    rows: Floats, weights: Floats, height: int, chunks: Sequence[slice], out: Floats | None
+) -> Iterator[tuple[slice, Floats]]:
+    """Samples along y alone, K×h×W -> k×H×W for every chunk, where the weights repeat: in ``out``, if there is one.
 
     No gather, no temporary of full size, and one array for all chunks: behind an engine's pass the caches are cold, and
     every call and every fresh page of memory counts.
@@ -181,9 +199,9 @@ def _spread(rows: Floats, weights: Floats, height: int, chunks: Sequence[slice])
     step = len(weights)
     first, last = step // 2, step // 2 + (source - 1) * step
     steps, upper = (rows[:, 1:] - rows[:, :-1])[:, :, None], rows[:, :-1, None]
-    values = np.empty((min(count, chunks[0].stop), height, width), rows.dtype)
+    values = np.empty((min(count, chunks[0].stop), height, width), rows.dtype) if out is None else out
     for part in chunks:
-        masks = values[: part.stop - part.start]
+        masks = values[: part.stop - part.start] if out is None else values[part]
         masks[:, :first] = rows[part, :1]
         masks[:, last:] = rows[part, -1:]
         inner = masks[:, first:last].reshape(len(masks), source - 1, step, width)

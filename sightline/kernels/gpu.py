@@ -62,6 +62,7 @@ class GpuKernels:
         self._functions = lru_cache(maxsize=None)(_module(cupy, device.id).get_function)
         self._processors = int(device.attributes["MultiProcessorCount"])
         self._table = lru_cache(maxsize=256)(self._uploaded_table)
+        self._ones = lru_cache(maxsize=8)(lambda shape: self.to_device(np.ones(shape, np.float32)))
 
     def to_device(self, array: npt.NDArray[Any]) -> Array:
         """A copy of a host array on the device."""
@@ -125,7 +126,7 @@ class GpuKernels:
     def mask_into(
         self,
         out: Array,
-        image: Floats,
+        image: Floats | None,
         maps: Floats,
         affine: Floats,
         layout: Layout = "NCHW",
@@ -139,6 +140,8 @@ class GpuKernels:
         count, map_height, map_width = maps.shape
         if not count:
             return
+        if image is None:
+            image = self._ones(out.shape[1:])
         channels, height, width = image.shape if layout == "NCHW" else (1, image.shape[0], image.shape[1])
         # Channels last is one channel whose samples along x repeat, a pixel's channels being neighbours in its row.
         repeat = 1 if layout == "NCHW" else image.shape[2]

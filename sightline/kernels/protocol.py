@@ -72,7 +72,7 @@ class Kernels(Protocol):
     def mask_into(
         self,
         out: Array,
-        image: Floats,
+        image: Floats | None,
         maps: Floats,
         affine: Floats,
         layout: Layout = "NCHW",
@@ -82,7 +82,7 @@ class Kernels(Protocol):
 
         Args:
             out: K×C×H×W, or K×H×W×C where ``layout`` is NHWC. float32 or float16; bfloat16 as its bits in uint16.
-            image: C×H×W or H×W×C, preprocessed.
+            image: C×H×W or H×W×C, preprocessed; None to write the masks alone, for C = 1.
             maps: K×h×w.
             affine: K×2, scale and shift.
             layout: where the channels of ``out`` and ``image`` stand.

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.bindings import Engine
+from sightline.bindings.engine import FACTOR
 from sightline.bundle import PROBABILITIES
 from sightline.errors import EngineError, OutOfMemoryError, SightlineError, TargetError
 from sightline.kernels import Kernels, kernels_for
@@ -116,6 +117,12 @@ class MaskedPasses:
                 batch_size = self._halved(batch_size, error)
         self.kernels: Kernels = kernels_for(self.engine.device, self.engine.stream)
         self._input: npt.NDArray[Any] = self.engine.buffers[self._image]
+        self._factor: npt.NDArray[Any] | None = self.engine.buffers.get(FACTOR)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Write every image anew before it is masked next."""
+        self._images: list[npt.NDArray[Any] | None] = [None] * len(self._input)
 
     @property
     def batch_size(self) -> int:
@@ -153,6 +160,7 @@ class MaskedPasses:
         waiting: deque[_Pending] = deque()
         segments: list[_Segment] = []
         self._filled = ready = 0
+        self._forget()
 
         def passed() -> None:
             nonlocal segments
@@ -163,7 +171,7 @@ class MaskedPasses:
 
         def finished() -> Iterator[Result]:
             if self._filled:
-                self.kernels.write(self._input[self._filled :], 0)
+                self.kernels.write((self._input if self._factor is None else self._factor)[self._filled :], 0)
                 passed()
             while waiting:
                 yield self._finish(waiting.popleft())
@@ -219,6 +227,8 @@ class MaskedPasses:
             for place, image in zip(self._input, batch, strict=False):
                 self.kernels.write(place, image)
             self.kernels.write(self._input[len(batch) :], 0)
+            if self._factor is not None:
+                self.kernels.write(self._factor, 1)
             try:
                 self.engine.run()
             except OutOfMemoryError as error:
@@ -236,14 +246,15 @@ class MaskedPasses:
     def _mask(self, segment: _Segment) -> None:
         began = time.perf_counter()
         masks = segment.pending.result.task.masks.stretch(segment.of_set.start, segment.of_set.stop)
-        self.kernels.mask_into(
-            self._input[segment.batch],
-            masks.image,
-            masks.maps,
-            masks.affine,
-            masks.layout,
-            masks.window,
-        )
+        if self._factor is None:
+            out, image = self._input[segment.batch], masks.image
+        else:  # the engine multiplies, and the images stay where they are
+            out, image = self._factor[segment.batch], None
+            for place in range(segment.batch.start, segment.batch.stop):
+                if self._images[place] is not masks.image:
+                    self.kernels.write(self._input[place], masks.image)
+                    self._images[place] = masks.image
+        self.kernels.mask_into(out, image, masks.maps, masks.affine, masks.layout, masks.window)
         segment.pending.result.masking += time.perf_counter() - began
 
     def _run(self, segments: list[_Segment]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sightline import cache
 from sightline.bindings import Engine, attribution_engine, available, choose, open_engine, variant
-from sightline.bindings.engine import Device, Precision
+from sightline.bindings.engine import Device, Precision, Product
 from sightline.bundle import LOGITS, PROBABILITIES, Bundle
 from sightline.runtime import batch_size as batch_sizes
 from sightline.runtime.batching import MaskedPasses
@@ -61,7 +61,9 @@ def open_engines(
         OutOfMemoryError: not even a batch of one fits.
     """
     spec = bundle.input
-    shape = spec.shape if spec.layout == "NCHW" else (spec.height, spec.width, spec.channels)
+    channels_last = spec.layout == "NHWC"
+    shape = (spec.height, spec.width, spec.channels) if channels_last else spec.shape
+    mask = (spec.height, spec.width, 1) if channels_last else (1, spec.height, spec.width)
     named = isinstance(engine, str)
     if isinstance(engine, str):
         chosen = choose(engine, variants=bundle.variants, precision=precision)
@@ -78,6 +80,7 @@ def open_engines(
             threads=threads,
             precision=precision,
             cache=folder,
+            product=Product(spec.name, (size, *mask)),
         )
 
     open_batch = open_named if isinstance(engine, str) else engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 import sightline
 from sightline import demo
 from sightline.bindings import open_engine, openvino_package, probe
+from sightline.bindings.engine import FACTOR, Precision, Product
 from sightline.errors import EngineError, OutOfMemoryError, PrecisionError
+from sightline.exporter import add_precision
 from tests.bindings import product
 from tests.bindings.product import WEIGHTS
 
@@ -124,6 +127,38 @@ def test_a_quantized_graph(tmp_path: Path) -> None:
         engine.buffers["x"][:] = [0.6, 1.4, 100]
         engine.run()
         np.testing.assert_array_equal(engine.buffers["y"], [[0.5, 1.5, 63.5]])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_an_input_multiplied_within_the_pass_gives_the_same_bytes(tmp_path: Path, precision: Precision) -> None:
+    if precision == "bf16" and not HAS_BF16:
+        pytest.skip("this CPU has no bfloat16")
+    path, pictures = CLASSIFIER, images(3)
+    if precision == "int8":
+        copied = Path(shutil.copytree(demo.BUNDLE, tmp_path / "bundle"))
+        path = add_precision(copied, "int8", images=list(pictures)).graph("int8")
+    factors = np.random.default_rng(1).uniform(size=(3, 1, 224, 224)).astype(np.float32)
+    expected = outputs(path, "openvino", {"x": pictures * factors}, precision=precision)
+    product = Product("x", factors.shape)
+    found = outputs(path, "openvino", {"x": pictures, FACTOR: factors}, precision=precision, product=product)
+    assert expected["probabilities"].std() > 0.01
+    for name in ("logits", "probabilities"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_the_factor_is_zero_until_it_is_written(graph: Path) -> None:
+    with open_engine(graph, "openvino", shapes={"x": (2, 3)}, product=Product("x", (2, 1))) as engine:
+        engine.buffers["x"][:] = 7
+        engine.run()
+        assert not engine.buffers["y"].any()
+        engine.buffers[FACTOR][:] = [[1], [0.5]]
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], 7 * np.array([[1], [0.5]]) * WEIGHTS.sum(axis=0))
+
+
+def test_an_engine_that_does_not_multiply_says_so_by_its_buffers(graph: Path) -> None:
+    with open_engine(graph, "onnxruntime-cpu", shapes={"x": (2, 3)}, product=Product("x", (2, 1))) as engine:
+        assert set(engine.buffers) == {"x", "y", "total"}
 
 
 def test_only_the_outputs_asked_for_are_computed(graph: Path) -> None:

@@ -154,6 +154,19 @@ class MaskContract:
         self.masked(kernels, shape, size, 3, type_name, layout, windows(shape[0], size))
 
     @pytest.mark.parametrize("layout", get_args(Layout))
+    @pytest.mark.parametrize(("shape", "size"), GEOMETRIES)
+    def test_masks_without_an_image(
+        self, kernels: GpuKernels, shape: tuple[int, int, int], size: Size, layout: Layout
+    ) -> None:
+        maps, affine = random(*shape), random(shape[0], 2, seed=2)
+        expected = affine[:, 0, None, None] * up(maps, size) + affine[:, 1, None, None]
+        expected = expected[:, None] if layout == "NCHW" else expected[..., None]
+        out, untouched = poisoned(expected.shape, np.float32)
+        kernels.mask_into(out, None, kernels.to_device(maps), kernels.to_device(affine), layout)
+        assert (abs(kernels.to_host(out) - expected) <= TOLERANCE).all()  # not so for a NaN
+        assert untouched()
+
+    @pytest.mark.parametrize("layout", get_args(Layout))
     @pytest.mark.parametrize("type_name", TYPES)
     @pytest.mark.parametrize("offset", [1, 3, 8])
     def test_mask_into_memory_that_is_not_aligned(

@@ -84,6 +84,35 @@ def test_mask_into(stack: tuple[npt.NDArray[np.float32], tuple[int, int]], chann
     np.testing.assert_allclose(out, expected, atol=8 * TOLERANCE)
 
 
+@given(stacks(), st.sampled_from(get_args(Layout)))
+def test_masks_without_an_image_are_those_of_an_image_of_ones(
+    stack: tuple[npt.NDArray[np.float32], tuple[int, int]], layout: Layout
+) -> None:
+    maps, size = stack
+    affine = np.random.default_rng(0).uniform(-1, 1, (len(maps), 2)).astype(np.float32)
+    shape = (1, *size) if layout == "NCHW" else (*size, 1)
+    out, expected = (np.full((len(maps), *shape), np.nan, np.float32) for _ in range(2))
+    KERNELS.mask_into(out, None, maps, affine, layout)
+    KERNELS.mask_into(expected, np.ones(shape, np.float32), maps, affine, layout)
+    np.testing.assert_array_equal(out, expected)
+    assert not np.isnan(out).any()
+
+
+@pytest.mark.parametrize("side", [1, 8, 9])
+def test_masks_of_many_chunks_are_those_of_each_alone(side: int) -> None:
+    random = np.random.default_rng(0)
+    maps = random.uniform(size=(5, side, side)).astype(np.float32)
+    affine = random.uniform(size=(5, 2)).astype(np.float32)
+    image = random.normal(size=(3, 256, 256)).astype(np.float32)
+    for given_ in (None, image):
+        out = np.full((5, 3 if given_ is not None else 1, 256, 256), np.nan, np.float32)
+        KERNELS.mask_into(out, given_, maps, affine)
+        for k in range(5):
+            alone = np.empty_like(out[:1])
+            KERNELS.mask_into(alone, given_, maps[k : k + 1], affine[k : k + 1])
+            np.testing.assert_array_equal(out[k : k + 1], alone)
+
+
 def test_mask_into_fills_part_of_a_batch_and_leaves_the_rest() -> None:
     batch = np.full((5, 2, 8, 8), 7, np.float32)
     maps = np.ones((2, 4, 4), np.float32)
@@ -120,6 +149,9 @@ def test_mask_into_a_window(windowed: tuple[npt.NDArray[np.float32], tuple[int, 
     out = np.full(expected.shape, np.nan, np.float32)
     KERNELS.mask_into(out, np.ascontiguousarray(image), maps, affine, layout, window)
     np.testing.assert_allclose(out, expected, atol=8 * TOLERANCE)
+    alone = np.full((len(maps), 1, *size), np.nan, np.float32)
+    KERNELS.mask_into(alone, None, maps, affine, "NCHW", window)
+    np.testing.assert_allclose(alone[:, 0], masks, atol=8 * TOLERANCE)
 
 
 @given(windows())

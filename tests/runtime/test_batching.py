@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.bindings import Engine
-from sightline.bindings.engine import Device, Precision
+from sightline.bindings.engine import FACTOR, Device, Precision
 from sightline.errors import EngineError, OutOfMemoryError
 from sightline.kernels import CpuKernels
 from sightline.runtime.batching import Doubles, MaskedPasses, Result, Scorer, Task
@@ -50,6 +51,25 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Multiplying(Recording):
+    """Multiplies within its pass, and remembers what it made of image and factor."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.images = self.buffers["x"]
+        self.factor = np.full((batch_size, 1, SIDE, SIDE), 99, np.float32)
+        self.buffers = {**self.buffers, FACTOR: self.factor}
+        self.written: list[npt.NDArray[np.float32]] = []
+
+    def run(self) -> None:
+        self.written.append(self.images.copy())
+        self.batches.append(self.images * self.factor)
+        self.buffers["probabilities"][:] = self.batches[-1].sum(axis=(1, 2, 3))[:, None] * [1, 2]
+
+
+ENGINES: tuple[Callable[[int], Recording], ...] = (Recording, Multiplying)
 
 
 def second(probabilities: Doubles) -> Doubles:
@@ -90,10 +110,12 @@ def one_by_one(task: Task) -> list[list[float]]:
     return [[score * (2 if scorer in (1, second) else 1) for score in scores] for scorer in task.scorers]
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 7))
-def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int], batch_size: int) -> None:
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 7), st.sampled_from(ENGINES))
+def test_every_mask_is_scored_once_with_its_own_image_and_class(
+    counts: list[int], batch_size: int, opened: Callable[[int], Recording]
+) -> None:
     tasks = [task(count, seed, *SCORERS[seed % len(SCORERS)]) for seed, count in enumerate(counts)]
-    engine = Recording(batch_size)
+    engine = opened(batch_size)
     scored = scored_by(passes_on(engine), tasks)
     assert [found.task for found in scored] == tasks
     for found in scored:
@@ -101,12 +123,53 @@ def test_every_mask_is_scored_once_with_its_own_image_and_class(counts: list[int
     assert len(engine.batches) == -(-sum(counts) // batch_size)
 
 
-def test_the_last_batch_is_padded_with_zeros_and_not_shrunk() -> None:
-    engine = Recording(4)
+@pytest.mark.parametrize("opened", ENGINES)
+def test_the_last_batch_is_padded_with_zeros_and_not_shrunk(opened: Callable[[int], Recording]) -> None:
+    engine = opened(4)
     list(passes_on(engine).score([task(5)]))
     assert [batch.shape[0] for batch in engine.batches] == [4, 4]
     assert engine.batches[1][0].any()
     assert not engine.batches[1][1:].any()
+
+
+def test_an_engine_that_multiplies_gets_every_image_once_for_each_place() -> None:
+    class Counting(CpuKernels):
+        images = 0
+
+        def write(self, out: npt.NDArray[Any], value: npt.NDArray[Any] | float) -> None:
+            self.images += isinstance(value, np.ndarray)
+            super().write(out, value)
+
+    engine, (first, other) = Multiplying(4), (task(9, 0), task(7, 1))
+    passes = passes_on(engine)
+    passes.kernels = kernels = Counting()
+    blocks = [first, Task(first.masks.stretch(3, 9), (1,)), other]
+    scored_by(passes, blocks)  # 15 masks of one image fill three batches and three places of the fourth
+    assert kernels.images == 4 + 4
+    np.testing.assert_array_equal(engine.written[3][2], first.masks.image)
+    np.testing.assert_array_equal(engine.written[3][3], other.masks.image)
+
+
+def test_an_image_that_changed_between_two_explanations_is_written_anew() -> None:
+    engine, given_ = Multiplying(4), task(6)
+    passes = passes_on(engine)
+    scored_by(passes, [given_])
+    given_.masks.image[:] *= 3
+    (found,) = scored_by(passes, [given_])
+    np.testing.assert_allclose(found.scores, one_by_one(given_), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("opened", ENGINES)
+def test_whole_images_are_classified_between_explanations(opened: Callable[[int], Recording]) -> None:
+    engine, given_ = opened(4), task(6)
+    passes = passes_on(engine)
+    images = list(np.random.default_rng(0).normal(size=(5, 1, SIDE, SIDE)).astype(np.float32))
+    for _ in range(2):
+        (scored,) = scored_by(passes, [given_])
+        np.testing.assert_allclose(scored.scores, one_by_one(given_), rtol=1e-4, atol=1e-4)
+        found = np.concatenate(list(passes.classify(images)))
+        np.testing.assert_allclose(found[:, 0], [image.sum() for image in images], rtol=1e-4, atol=1e-4)
+        assert not engine.batches[-1][1:].any()
 
 
 def test_tasks_are_drawn_only_when_the_batch_has_room() -> None:
@@ -140,11 +203,17 @@ def test_a_network_that_answers_nan_is_an_error() -> None:
     assert "NaN" in str(found.error)
 
 
-@given(st.lists(st.integers(0, 5), max_size=8), st.integers(1, 4))
-def test_none_comes_back_once_all_before_it_is_scored(counts: list[int], batch_size: int) -> None:
-    """0 stands for None."""
-    tasks = [task(count, seed) if count else None for seed, count in enumerate(counts)]
-    engine = Recording(batch_size)
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(1, 4), st.sampled_from(ENGINES))
+def test_none_comes_back_once_all_before_it_is_scored(
+    counts: list[int], batch_size: int, opened: Callable[[int], Recording]
+) -> None:
+    """0 stands for None; all masks are of one image."""
+    image = task(1).masks.image
+    tasks = [
+        Task(replace(task(count, seed).masks, image=image), (0,)) if count else None
+        for seed, count in enumerate(counts)
+    ]
+    engine = opened(batch_size)
     passes = passes_on(engine)
     found = list(passes.score(tasks))
     assert [result and result.task for result in found] == tasks
@@ -175,7 +244,7 @@ def test_no_tasks_no_pass() -> None:
     assert engine.batches == []
 
 
-class Small(Recording):
+class Small(Multiplying):
     """A device with room for a batch of ``room``: told when it is opened, or only in its ``surprise``-th pass."""
 
     def __init__(self, batch_size: int, room: int, *, at_once: bool, surprise: int = 2) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
 import sightline
-from sightline import Explainer
-from sightline.bindings import Engine
-from sightline.bindings.engine import Precision
-from sightline.bundle import Bundle
+from sightline import RISE, SISE, Explainer
+from sightline.bindings import Engine, open_engine
+from sightline.bindings.engine import FACTOR, Precision
+from sightline.bundle import Bundle, Layout
 from sightline.errors import EngineError, ExportError, PrecisionError
 from sightline.runtime.gate import pearson
+from sightline.runtime.method import Method
 from tests.runtime import tiny
 
 
@@ -61,6 +64,25 @@ def test_an_engine_of_the_caller_s_own(bundle: Bundle, explainer: Explainer) -> 
     with Explainer(bundle, engine=open_batch) as own:
         assert own.engine == "torch"
         assert pearson(own(tiny.image()), explainer(tiny.image())) >= 0.9999
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("method", [SISE(), RISE(40)])
+def test_masks_multiplied_by_the_engine_give_the_same_bytes(layout: Layout, method: Method, tmp_path: Path) -> None:
+    bundle = tiny.write(tmp_path / "b", layout=layout)
+
+    def plain(size: int) -> Engine:
+        channels, height, width = bundle.input.shape
+        shape = (channels, height, width) if layout == "NCHW" else (height, width, channels)
+        return open_engine(bundle.graph("fp32"), "openvino", shapes={bundle.input.name: (size, *shape)})
+
+    with Explainer(bundle, method, "openvino", 4) as multiplying, Explainer(bundle, method, plain, 4) as masked:
+        assert FACTOR in multiplying._engines.passes.engine.buffers
+        assert FACTOR not in masked._engines.passes.engine.buffers
+        for seed in range(3):
+            found, expected = multiplying(tiny.image(seed)), masked(tiny.image(seed))
+            assert expected.saliency.any()
+            np.testing.assert_array_equal(found.saliency, expected.saliency)
 
 
 def test_what_auto_took_and_why_is_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
