@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from sightline.bindings import Engine
-from sightline.bindings.engine import Device
+from sightline.bindings.engine import FACTOR, Device
 from sightline.errors import OutOfMemoryError
+from sightline.kernels import kernels_for
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +33,20 @@ def fitting(candidates: Sequence[int], largest: int) -> list[int]:
 
 
 def measured(
-    open_batch: Callable[[int], Engine], candidates: Sequence[int], budget: float = BUDGET
+    open_batch: Callable[[int], Engine], candidates: Sequence[int], image: str, budget: float = BUDGET
 ) -> tuple[int, dict[int, float]]:
     """The batch size to take, and seconds per image at those that were tried.
 
     Every candidate is held against the best one before it, the two open at once and taking turns of a few passes: the
     speed of a machine may drift by more than batch sizes differ. To be taken, a larger one must be faster both in the
-    median ratio of two turns next to each other and in the ratio of the medians. The search ends when the budget is
-    spent or memory runs out.
+    median ratio of two turns next to each other and in the ratio of the medians. What masks are written to is written
+    before every pass, which finds it in the caches or not: without that larger batches look faster than they are. The
+    search ends when the budget is spent or memory runs out.
 
     Args:
         open_batch: opens the classifier at a batch size.
         candidates: batch sizes, ascending.
+        image: the name of the image among the inputs.
         budget: seconds; the first candidate is opened in any case.
 
     Raises:
@@ -53,14 +56,14 @@ def measured(
     best, *larger = candidates
     engine = open_batch(best)
     try:
-        seconds = {best: _timed(engine, 1) / best}
+        seconds = {best: _timed(engine, image, 1) / best}
         for size in larger:
             if time.perf_counter() - began > budget:
                 break
             try:
                 challenger = open_batch(size)
                 try:
-                    ratio, seconds[best], seconds[size] = _compared(engine, best, challenger, size)
+                    ratio, seconds[best], seconds[size] = _compared(engine, best, challenger, size, image)
                     if ratio < 1 - TOLERANCE:
                         engine, challenger, best = challenger, engine, size
                 finally:
@@ -75,20 +78,20 @@ def measured(
     return best, seconds
 
 
-def _compared(one: Engine, one_size: int, other: Engine, other_size: int) -> tuple[float, float, float]:
+def _compared(one: Engine, one_size: int, other: Engine, other_size: int, image: str) -> tuple[float, float, float]:
     """The time per image of the other over that of the one, in case of doubt the larger ratio; and both, in seconds."""
-    _timed(one, 1)
-    other_passes = math.ceil(_TURN / max(_timed(other, 1), _TURN / 100))
+    _timed(one, image, 1)
+    other_passes = math.ceil(_TURN / max(_timed(other, image, 1), _TURN / 100))
     one_passes = math.ceil(other_passes * other_size / one_size)
     turns: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(turns) < _TURNS or time.perf_counter() - began < _COMPARED:
         if len(turns) % 2:  # who goes first gets the better half of a drift
-            second = _timed(other, other_passes)
-            first = _timed(one, one_passes)
+            second = _timed(other, image, other_passes)
+            first = _timed(one, image, one_passes)
         else:
-            first = _timed(one, one_passes)
-            second = _timed(other, other_passes)
+            first = _timed(one, image, one_passes)
+            second = _timed(other, image, other_passes)
         turns.append((first / one_passes / one_size, second / other_passes / other_size))
     ones, others = zip(*turns, strict=True)
     one_median, other_median = statistics.median(ones), statistics.median(others)
@@ -96,9 +99,12 @@ def _compared(one: Engine, one_size: int, other: Engine, other_size: int) -> tup
     return max(ratio, other_median / one_median), one_median, other_median
 
 
-def _timed(engine: Engine, passes: int) -> float:
+def _timed(engine: Engine, image: str, passes: int) -> float:
+    kernels = kernels_for(engine.device, engine.stream)
+    masked = engine.buffers[FACTOR if FACTOR in engine.buffers else image]
     began = time.perf_counter()
     for _ in range(passes):
+        kernels.write(masked, 0)
         engine.run()
     if engine.stream is not None:
         engine.stream.synchronize()

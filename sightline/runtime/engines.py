@@ -106,7 +106,7 @@ def open_engines(
         }
         if batch_size is None:
             candidates = batch_sizes.CANDIDATES[device]
-            batch_size = _measured(open_batch, plan, candidates, facts if named else None)
+            batch_size = _measured(open_batch, plan, candidates, spec.name, facts if named else None)
         elif batch_size > plan.largest_batch:
             logger.warning("a batch of %d may not fit: %s", batch_size, plan)
         return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name), plan, facts)
@@ -127,7 +127,11 @@ def _probed(open_batch: OpenBatch) -> tuple[Device, str | None]:
 
 
 def _measured(
-    open_batch: OpenBatch, plan: MemoryPlan, candidates: tuple[int, ...], facts: Mapping[str, Any] | None
+    open_batch: OpenBatch,
+    plan: MemoryPlan,
+    candidates: tuple[int, ...],
+    image: str,
+    facts: Mapping[str, Any] | None,
 ) -> int:
     if facts is not None and (kept := _BATCH_SIZES.recall(facts)):
         size = int(kept["batch_size"])
@@ -135,7 +139,7 @@ def _measured(
             logger.info("batch size %d, measured before on this machine", size)
             return size
     logger.info("measuring the batch size, once for this network, engine and machine")
-    size, seconds = batch_sizes.measured(open_batch, batch_sizes.fitting(candidates, plan.largest_batch))
+    size, seconds = batch_sizes.measured(open_batch, batch_sizes.fitting(candidates, plan.largest_batch), image)
     table = ", ".join(f"{count}: {1000 * time:.2f} ms" for count, time in seconds.items())
     logger.info("batch size %d (per image at %s)", size, table)
     if facts is not None:

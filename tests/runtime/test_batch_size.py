@@ -9,12 +9,13 @@ import pytest
 
 from sightline import Explainer
 from sightline.bindings import Engine
+from sightline.bindings.engine import FACTOR
 from sightline.bundle import Bundle
 from sightline.errors import OutOfMemoryError
 from sightline.runtime import batch_size, engines
 from sightline.runtime.batch_size import fitting, measured
 from sightline.runtime.memory_plan import MemoryPlan
-from tests.runtime.test_batching import Recording
+from tests.runtime.test_batching import Multiplying, Recording
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_the_smallest_that_comes_close_to_the_fastest(now: list[float]) -> None:
         ({8: 1.0, 16: 1.2, 32: 0.5}, 32),
         ({8: 1.0}, 8),
     ):
-        size, seconds = measured(_taking(now, per_image), list(per_image), budget=10_000)
+        size, seconds = measured(_taking(now, per_image), list(per_image), "x", budget=10_000)
         assert size == best
         assert seconds == pytest.approx(per_image)
 
@@ -50,7 +51,7 @@ def test_the_smallest_that_comes_close_to_the_fastest(now: list[float]) -> None:
 def test_candidates_are_tried_until_the_budget_is_spent(now: list[float]) -> None:
     per_image = {4: 0.05, 16: 0.025, 64: 0.0125}
     for budget, tried in ((100, [4, 16, 64]), (1.5, [4, 16]), (0, [4])):
-        size, seconds = measured(_taking(now, per_image), list(per_image), budget)
+        size, seconds = measured(_taking(now, per_image), list(per_image), "x", budget)
         assert (size, list(seconds)) == (tried[-1], tried)
 
 
@@ -66,8 +67,8 @@ def test_a_machine_whose_speed_drifts_does_not_decide(now: list[float], period: 
 
     for start in range(10):
         now[0] = start * period / 10
-        assert measured(drifting({8: 0.001, 16: 0.001}), (8, 16))[0] == 8
-        assert measured(drifting({8: 0.001, 16: 0.0008}), (8, 16))[0] == 16
+        assert measured(drifting({8: 0.001, 16: 0.001}), (8, 16), "x")[0] == 8
+        assert measured(drifting({8: 0.001, 16: 0.0008}), (8, 16), "x")[0] == 16
 
 
 def test_in_case_of_doubt_the_smaller_is_taken(now: list[float]) -> None:
@@ -82,9 +83,24 @@ def test_in_case_of_doubt_the_smaller_is_taken(now: list[float]) -> None:
             now[0] += size * per_image[size][max(0, turn)]
             self.passes += 1
 
-    size, seconds = measured(Turns, (8, 16), budget=10_000)
+    size, seconds = measured(Turns, (8, 16), "x", budget=10_000)
     assert size == 8
     assert seconds == pytest.approx({8: 1, 16: 1.2})
+
+
+@pytest.mark.parametrize("buffer", ["x", FACTOR])
+def test_what_masks_are_written_to_is_written_before_every_pass(now: list[float], buffer: str) -> None:
+    passes = [0]
+
+    class Read(Recording if buffer == "x" else Multiplying):  # type: ignore[misc]
+        def run(self) -> None:
+            assert not self.buffers[buffer].any()
+            self.buffers[buffer][:] = 1
+            now[0] += 1
+            passes[0] += 1
+
+    measured(Read, (8, 16), "x")
+    assert passes[0] > 10
 
 
 def test_a_candidate_without_room_ends_the_search() -> None:
@@ -96,10 +112,10 @@ def test_a_candidate_without_room_ends_the_search() -> None:
         opened.append(Recording(size))
         return opened[-1]
 
-    size, seconds = measured(open_batch, (8, 16, 32))
+    size, seconds = measured(open_batch, (8, 16, 32), "x")
     assert (size, list(seconds)) == (8, [8])
     with pytest.raises(OutOfMemoryError):
-        measured(open_batch, (16, 32))
+        measured(open_batch, (16, 32), "x")
 
 
 def test_every_engine_is_closed_and_never_more_than_two_are_open(now: list[float]) -> None:
@@ -115,7 +131,7 @@ def test_every_engine_is_closed_and_never_more_than_two_are_open(now: list[float
         def close(self) -> None:
             opened.remove(self)
 
-    assert measured(Counted, (8, 16, 32, 64), budget=10_000)[0] == 32
+    assert measured(Counted, (8, 16, 32, 64), "x", budget=10_000)[0] == 32
     assert (len(opened), most[0]) == (0, 2)
 
 
