@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES: dict[Device, tuple[int, ...]] = {"cpu": (8, 16, 32), "cuda": (16, 32, 64, 128, 256)}
 TOLERANCE = 0.04
-"""A larger batch must be faster per image by more than this share: it costs more padding and memory."""
+"""A batch of twice the size must be faster per image by more than this share: it costs more padding and memory."""
 BUDGET = 4.0
 """Seconds after which no further candidate is tried."""
 _TURNS, _COMPARED, _TURN = 5, 1.0, 0.03
@@ -64,7 +64,7 @@ def measured(
                 challenger = open_batch(size)
                 try:
                     ratio, seconds[best], seconds[size] = _compared(engine, best, challenger, size, image)
-                    if ratio < 1 - TOLERANCE:
+                    if ratio < (1 - TOLERANCE) ** math.log2(size / best):
                         engine, challenger, best = challenger, engine, size
                 finally:
                     challenger.close()

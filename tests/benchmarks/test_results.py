@@ -64,14 +64,15 @@ def test_the_readme_states_the_quality_figures() -> None:
 
 def test_the_readme_states_overhead_and_memory() -> None:
     text = (ROOT / "README.md").read_text()
-    rows = re.findall(r"^\| (ResNet-50|VGG-16|MobileNetV3-L), (\d+) passes \| (.+) \|$", text, re.M)
+    rows = re.findall(r"^\| (ResNet-50|VGG-16|MobileNetV3-L), ([\d or]+) passes \| (.+) \|$", text, re.M)
     assert {name for name, *_ in rows} == {"ResNet-50", "VGG-16", "MobileNetV3-L"}
     for name, passes, cells in rows:
         measured = figures(f"overhead-{NETWORKS[name]}")
         stated = [cell.strip() for cell in cells.split("|")]
         expected = []
-        for setting in ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16"):
-            assert measured[f"{setting}: passes"] == int(passes)
+        settings = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16")
+        assert passes == " or ".join(map(str, sorted({measured[f"{setting}: passes"] for setting in settings})))
+        for setting in settings:
             ratio, latency = (measured[f"{setting}: {what}"] for what in ("overhead_ratio", "latency"))
             low, high = ratio["quartiles"]
             expected.append(f"{ratio['median']:.3f} ({low:.3f} to {high:.3f}), {latency['median']:.3g} s")
@@ -107,6 +108,27 @@ def test_the_page_of_benchmarks_states_what_sharing_gains_and_how_deadlines_are_
                 *(spread(found[what]) for what in ("shared over alone", "shared over raw", "alone over raw")),
             ]
         assert f"| {' | '.join(cells)} |" in lines
+
+
+def test_the_page_of_benchmarks_states_what_lower_precisions_gain_and_cost() -> None:
+    measured = figures("precision")
+    lines = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    for name in {key.partition(": ")[0] for key in measured}:
+        faster, agreement = (measured[f"{name}: {what}"] for what in ("times as fast as onnxruntime-cpu fp32", "pearson"))
+        low, high = faster["quartiles"]
+        cells = [
+            f"{measured[f'{name}: latency']['median']:.3g}",
+            f"{faster['median']:.1f} ({low:.1f} to {high:.1f})",
+            *(f"{agreement[what]:.4f}" for what in ("median", "best")),
+            *(f"{measured[f'{name}: {what} %']:.1f}" for what in ("EBPG", "accuracy")),
+        ]
+        assert f"| {name} | {' | '.join(cells)} |" in lines
+
+
+def test_bf16_on_amx_is_four_times_as_fast_with_the_same_maps() -> None:
+    measured = figures("precision")
+    assert measured["openvino bf16: times as fast as onnxruntime-cpu fp32"]["best"] >= 4  # of every picture
+    assert measured["openvino bf16: pearson"]["best"] >= 0.99
 
 
 def test_sise_beats_what_it_must_beat() -> None:
