@@ -52,8 +52,8 @@ def table(record: Record) -> str:
     """Markdown: every contender, wins and losses alike, and what was left out and why."""
     figures, parameters = record["figures"], record["parameters"]
     lines = [
-        f"**{parameters['network']}**, {parameters['threads']} threads, medians of {parameters['rounds']} rounds "
-        f"(quartiles); the fastest engine is {figures['fastest engine']}.",
+        f"**{parameters['network']}**, {parameters['threads']} threads ({record['machine']['cpu']}), medians of "
+        f"{parameters['rounds']} rounds (quartiles); the fastest engine is {figures['fastest engine']}.",
         "",
         "| contender | engine | passes | seconds | ms per pass | over its engine | over the fastest engine | MiB |",
         "|---|---|--:|--:|--:|--:|--:|--:|",

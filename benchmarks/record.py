@@ -24,7 +24,7 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "pillow", "torch", "torc
 def spread(values: Sequence[float], unit: str) -> dict[str, Any]:
     """The median and the quartiles of repeated measurements."""
     low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
-    return {"median": middle, "quartiles": [low, high], "best": min(values), "unit": unit, "repeats": len(values)}
+    return {"median": middle, "quartiles": [low, high], "least": min(values), "unit": unit, "repeats": len(values)}
 
 
 def write(name: str, parameters: Mapping[str, Any], figures: Mapping[str, Any], to: Path | None = None) -> Path:

@@ -114,12 +114,13 @@ def test_the_page_of_benchmarks_states_what_lower_precisions_gain_and_cost() -> 
     measured = figures("precision")
     lines = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
     for name in {key.partition(": ")[0] for key in measured}:
-        faster, agreement = (measured[f"{name}: {what}"] for what in ("times as fast as onnxruntime-cpu fp32", "pearson"))
+        faster = measured[f"{name}: times as fast as onnxruntime-cpu fp32"]
+        agreement = measured[f"{name}: pearson"]
         low, high = faster["quartiles"]
         cells = [
             f"{measured[f'{name}: latency']['median']:.3g}",
             f"{faster['median']:.1f} ({low:.1f} to {high:.1f})",
-            *(f"{agreement[what]:.4f}" for what in ("median", "best")),
+            *(f"{agreement[what]:.4f}" for what in ("median", "least")),
             *(f"{measured[f'{name}: {what} %']:.1f}" for what in ("EBPG", "accuracy")),
         ]
         assert f"| {name} | {' | '.join(cells)} |" in lines
@@ -127,8 +128,8 @@ def test_the_page_of_benchmarks_states_what_lower_precisions_gain_and_cost() -> 
 
 def test_bf16_on_amx_is_four_times_as_fast_with_the_same_maps() -> None:
     measured = figures("precision")
-    assert measured["openvino bf16: times as fast as onnxruntime-cpu fp32"]["best"] >= 4  # of every picture
-    assert measured["openvino bf16: pearson"]["best"] >= 0.99
+    assert measured["openvino bf16: times as fast as onnxruntime-cpu fp32"]["least"] >= 4  # of every picture
+    assert measured["openvino bf16: pearson"]["least"] >= 0.99
 
 
 def test_sise_beats_what_it_must_beat() -> None:
