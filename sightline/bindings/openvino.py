@@ -71,7 +71,8 @@ class OpenVino:
             raise PrecisionError(f"{self.name} cannot run in {precision}: {reason}.")
         model = _read(core, path, outputs)
         inputs, bound = _names(model.inputs), _names(model.outputs)
-        if missing := [name for name in (*shapes, *(outputs or ())) if name not in (*inputs, *bound)]:
+        wanted = (*shapes, *(outputs or ()), *((product.input,) if product else ()))
+        if missing := [name for name in wanted if name not in (*inputs, *bound)]:
             raise EngineError(f"{path} has no {', '.join(missing)}: export the bundle again.")
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],

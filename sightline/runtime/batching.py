@@ -224,6 +224,7 @@ class MaskedPasses:
     def _classified(self, images: list[npt.NDArray[np.float32]]) -> Iterator[Doubles]:
         while images:
             batch = images[: self.batch_size]
+            self._forget()
             for place, image in zip(self._input, batch, strict=False):
                 self.kernels.write(place, image)
             self.kernels.write(self._input[len(batch) :], 0)

@@ -156,6 +156,11 @@ def test_the_factor_is_zero_until_it_is_written(graph: Path) -> None:
         np.testing.assert_allclose(engine.buffers["y"], 7 * np.array([[1], [0.5]]) * WEIGHTS.sum(axis=0))
 
 
+def test_an_input_to_multiply_that_is_not_there_is_named(graph: Path) -> None:
+    with pytest.raises(EngineError, match="has no pixels"):
+        open_cpu(graph, {"x": (2, 3)}, product=Product("pixels", (2, 1)))
+
+
 def test_an_engine_that_does_not_multiply_says_so_by_its_buffers(graph: Path) -> None:
     with open_engine(graph, "onnxruntime-cpu", shapes={"x": (2, 3)}, product=Product("x", (2, 1))) as engine:
         assert set(engine.buffers) == {"x", "y", "total"}

@@ -172,6 +172,20 @@ def test_whole_images_are_classified_between_explanations(opened: Callable[[int]
         assert not engine.batches[-1][1:].any()
 
 
+@pytest.mark.parametrize("opened", ENGINES)
+def test_whole_images_are_classified_while_tasks_are_drawn(opened: Callable[[int], Recording]) -> None:
+    passes, given_ = passes_on(opened(4)), task(6)
+
+    def tasks() -> Iterator[Task | None]:
+        yield given_
+        yield None  # nothing waits in the batch
+        list(passes.classify([np.ones((1, SIDE, SIDE), np.float32)] * 3))
+        yield given_
+
+    for found in filter(None, passes.score(tasks())):
+        np.testing.assert_allclose(found.scores, one_by_one(given_), rtol=1e-4, atol=1e-4)
+
+
 def test_tasks_are_drawn_only_when_the_batch_has_room() -> None:
     drawn = []
 
