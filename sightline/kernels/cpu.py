@@ -108,9 +108,19 @@ class CpuKernels:
 
     def accumulate(self, maps: Floats, weights: Doubles, size: Size, window: Window) -> Doubles:
         """Σ_k weights_k·(the window of up(A_k)): K×h×w and K -> H×W, in float64."""
+        # ``up`` is linear, so masks whose windows begin in the same place are added before they are upsampled; then
+        # those whose windows begin in the same row, along x alone. The work hardly depends on K.
+        y, x = samples(maps.shape[1], window.size[0], True), samples(maps.shape[2], window.size[1], True)
+        tops, row = np.unique(window.offsets[:, 0], return_inverse=True)
+        lefts, column = np.unique(window.offsets[:, 1], return_inverse=True)
+        sums = np.zeros((len(lefts), len(tops), *maps.shape[1:]))
+        np.add.at(sums, (column, row), maps * weights[:, None, None])
+        strips = np.zeros((len(tops), maps.shape[1], size[1]))
+        for left, maps_of_rows in zip(lefts.tolist(), sums, strict=True):
+            strips += _along(maps_of_rows, x.cut(left, size[1]))
         total = np.zeros(size)
-        for part, values in _upsampled(maps, size, window):
-            total += (values * weights[part, None, None]).sum(axis=0)
+        for top, strip in zip(tops.tolist(), strips, strict=True):
+            total += _across(strip, y.cut(top, size[0]))
         return total
 
     def upsample(self, map: npt.NDArray[Float], size: Size) -> npt.NDArray[Float]:
@@ -178,11 +188,15 @@ def _along(maps: npt.NDArray[Float], x: Samples) -> npt.NDArray[Float]:
 
 def _blend(maps: npt.NDArray[Float], y: Samples, x: Samples) -> npt.NDArray[Float]:
     """Bilinear samples of ...×h×w maps. A flat map stays exactly flat: a + (b − a)·weight."""
-    rows = _along(maps, x)
+    return _across(_along(maps, x), y)
+
+
+def _across(rows: npt.NDArray[Float], y: Samples) -> npt.NDArray[Float]:
+    """Samples along y alone: ...×h×W -> ...×H×W."""
     values = rows.take(y.first, axis=-2)
     step = rows.take(y.second, axis=-2)
     step -= values
-    step *= y.weight.astype(maps.dtype, copy=False)[:, None]
+    step *= y.weight.astype(rows.dtype, copy=False)[:, None]
     values += step
     return values
 
