@@ -49,7 +49,7 @@ def prepare(folder: Path, network: str, *, passes: int, mu: float, threads: int,
 
     module = networks.network(network, seed)
     image = np.random.default_rng(seed).normal(size=(3, SIZE, SIZE)).astype(np.float32)
-    bundle = sightline.export(module, folder / "network.sightline", input_shape=(3, SIZE, SIZE))
+    bundle = sightline.export(module, folder / "network.sightline", input_shape=(3, SIZE, SIZE), torch_program=True)
     with torch.no_grad():
         target = int(module(torch.from_numpy(image)[None]).argmax())
     case = Case(folder, network, passes, mu, threads, seed, target, tuple(block.name for block in bundle.blocks))
