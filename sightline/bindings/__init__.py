@@ -204,7 +204,13 @@ def _availability(name: str, entry: Entry) -> Availability:
 
 
 def _version(entry: Entry) -> str | None:
-    for distribution in entry.distributions:
+    own, below = _installed(entry.distributions), _installed(entry.stands_on)
+    return own if own is None or below is None else f"{own} on {below}"
+
+
+def _installed(distributions: Sequence[str]) -> str | None:
+    """The version of the first one that is there."""
+    for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

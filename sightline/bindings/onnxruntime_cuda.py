@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import cupy
 import numpy.typing as npt
@@ -29,6 +31,11 @@ TENSORRT = "TensorrtExecutionProvider"
 CPU = "CPUExecutionProvider"
 
 Providers = Sequence[tuple[str, Mapping[str, str]]]
+
+_NO_CAPTURE = ("captur", "cuda graph")
+"""What messages say of a network that cannot be captured."""
+_CAPTURING = Lock()
+"""Held while ONNX Runtime captures a CUDA graph, which two threads must not do at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +80,46 @@ class OnnxRuntimeGpu:
         self.precision = precision
         self.stream = stream
         self._closed = False
+        self._threads = {get_ident()}
         _load_libraries()
-        self._session = _create(path, providers, graph, threads or 1)
+        (wanted, options), *rest = providers
+        captured: Providers = [(wanted, {**options, graph: "1"}), *rest]
+        with _CAPTURING:
+            if any(not engine._threads <= self._threads for engine in _OPEN):
+                # ONNX Runtime captures in CUDA's global mode: whatever allocates meanwhile in another thread fails.
+                logger.info("%s: no CUDA graph, another thread has an engine of ONNX Runtime on this GPU", path.name)
+                self._open(path, shapes, providers, outputs, threads or 1)
+            else:
+                try:
+                    self._open(path, shapes, captured, outputs, threads or 1)
+                except OutOfMemoryError:
+                    raise
+                except EngineError as error:  # as the session is made, or in the first pass
+                    if not any(sign in str(error).lower() for sign in _NO_CAPTURE):
+                        raise
+                    logger.info("%s: no CUDA graph, the network cannot be captured (%s)", path.name, error.__cause__)
+                    self._end_capture()
+                    self._open(path, shapes, providers, outputs, threads or 1)
+            _OPEN.add(self)
+        logger.debug("opened %s on %s %s", path, self.name, onnxruntime.__version__)
+
+    def _open(
+        self,
+        path: Path,
+        shapes: Mapping[str, Shape],
+        providers: Providers,
+        outputs: Sequence[str] | None,
+        threads: int,
+    ) -> None:
+        """Make the session, bind its buffers, and pass once."""
+        self._session = create(path, _options(threads), [*providers, CPU])
         if (found := list(self._session.get_providers()))[:1] != [providers[0][0]]:
-            raise _fallen_back(name, providers[0][0], found)
+            raise _fallen_back(self.name, providers[0][0], found)
         self._binding = self._session.io_binding()
         inputs, bound = ports(self._session, path, shapes, outputs)
         device = cupy.cuda.Device().id
         try:
-            with stream:  # which the zeros are written on
+            with self.stream:  # which the zeros are written on
                 buffers = {name: cupy.zeros(port.shape, port.dtype) for name, port in inputs.items()}
                 for name, port in inputs.items():
                     self._binding.bind_input(name, **_place(buffers[name], port, device))
@@ -100,9 +138,8 @@ class OnnxRuntimeGpu:
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         # The first pass chooses algorithms, grows the arena and captures the CUDA graph: better here than while timed,
         # and a GPU that is too small for the batch says so now.
-        self.run()
+        self._pass()
         self._wait()
-        logger.debug("opened %s on %s %s", path, self.name, onnxruntime.__version__)
 
     @property
     def buffers(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -118,6 +155,14 @@ class OnnxRuntimeGpu:
         """
         if self._closed:
             raise closed()
+        if get_ident() in self._threads:
+            self._pass()
+            return
+        with _CAPTURING:  # ONNX Runtime keeps a graph for every thread: this one's is captured now
+            self._pass()
+            self._threads.add(get_ident())
+
+    def _pass(self) -> None:
         try:
             self._session.run_with_iobinding(self._binding, self._options)
         except Exception as error:  # ONNX Runtime's own errors share no base class
@@ -127,6 +172,7 @@ class OnnxRuntimeGpu:
         """Free the session, once its passes are done. The buffers must not be used afterwards."""
         if not self._closed:
             self._closed = True
+            _OPEN.discard(self)
             self.stream.synchronize()
             del self._binding, self._session
             self._buffers = MappingProxyType({})
@@ -159,11 +205,22 @@ class OnnxRuntimeGpu:
         self._binding.clear_binding_outputs()
         return measured
 
+    def _end_capture(self) -> None:
+        """A capture that failed is ended, or the stream takes no more work."""
+        try:
+            self.stream.end_capture()
+        except (cupy.cuda.runtime.CUDARuntimeError, RuntimeError) as error:  # it was ended, or is so by this very call
+            logger.debug("the capture ends with: %s", error)
+
     def _wait(self) -> None:
         try:
             self.stream.synchronize()
         except Exception as error:  # CuPy's errors of the CUDA runtime, which a kernel of the pass may have caused
             raise failed(error) from error
+
+
+_OPEN: WeakSet[OnnxRuntimeGpu] = WeakSet()
+"""The engines of this process."""
 
 
 def open(
@@ -221,18 +278,6 @@ def cuda_options(stream: Any, precision: Precision) -> dict[str, str]:
         # The default doubles the arena whenever it grows, and the kernels need room as well.
         "arena_extend_strategy": "kSameAsRequested",
     }
-
-
-def _create(path: Path, providers: Providers, graph: str, threads: int) -> Any:
-    """A session that captures a CUDA graph, or one that does not where the network cannot be captured."""
-    (wanted, options), *rest = providers
-    try:
-        return create(path, _options(threads), [(wanted, {**options, graph: "1"}), *rest, CPU])
-    except EngineError as error:
-        if "graph capture" not in str(error).lower() and "cuda graph" not in str(error).lower():
-            raise
-        logger.info("%s: no CUDA graph, some operators run on the CPU (%s)", path.name, error.__cause__)
-        return create(path, _options(threads), [*providers, CPU])
 
 
 def _options(threads: int) -> Any:

@@ -77,8 +77,10 @@ def open(
     if cache is None:
         return build({})
     weights = path.parent / WEIGHTS
-    # The provider names its files after the graph, not the weights: networks of one architecture must not share them.
-    name = key([path, *([weights] if weights.is_file() else [])], onnxruntime.__version__, fixed, precision)
+    # The provider names its files after the graph and the GPU's architecture: neither networks that differ in their
+    # weights nor GPUs that differ in size must share them.
+    gpu = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    name = key([path, *([weights] if weights.is_file() else [])], onnxruntime.__version__, gpu, fixed, precision)
     folder = cache / "onnxruntime-tensorrt" / name
     kept = {
         "trt_engine_cache_enable": "1",

@@ -40,6 +40,14 @@ def installed(package: str) -> bool:
         return False
 
 
+def _folders(package: str) -> list[Path]:
+    """Where a package lies; none where it is not installed. It is not imported: this one would load its libraries."""
+    if (module := sys.modules.get(package)) is not None:
+        return [Path(folder) for folder in getattr(module, "__path__", ())]
+    spec = find_spec(package)
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+
+
 def onnxruntime_cpu() -> Obstacle | None:
     """ONNX Runtime, any build."""
     _, obstacle = _providers()
@@ -55,7 +63,8 @@ def onnxruntime_tensorrt() -> Obstacle | None:
     """As :func:`onnxruntime_cuda`, and TensorRT 10. The build for GPUs lists the provider with or without it."""
     if obstacle := _gpu_provider("TensorrtExecutionProvider", "TensorRT"):
         return obstacle
-    if installed("tensorrt_libs") or _loads("nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"):
+    library = "nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10"
+    if any((folder / library).is_file() for folder in _folders("tensorrt_libs")) or _loads(library):
         return None
     return Obstacle("the TensorRT 10 that its provider needs is not installed", "pip install 'tensorrt-cu13<11'")
 

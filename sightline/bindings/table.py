@@ -35,19 +35,23 @@ class Entry:
     """Why this machine does not compute in a precision that the engine has elsewhere; asked of a usable engine only."""
     attribution: tuple[str, ...] = ()
     """The engines that run the attribution graph beside it, the best first; none: it does so itself."""
+    stands_on: tuple[str, ...] = ()
+    """Names of the package below it, whose version counts as well."""
     multiplies: bool = False
     """Whether its opener takes a :class:`~sightline.bindings.engine.Product`: worth it on a CPU, where the engine
     multiplies masks and image with all its threads on the way into the first layer."""
 
 
 _ORT = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
-_GPU: Mapping[Precision, Variant] = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}
+_TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_CUDA: Mapping[Precision, Variant] = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16"}
+_TENSORRT: Mapping[Precision, Variant] = {**_CUDA, "int8": "int8"}
 
 ENGINES: Mapping[str, Entry] = {  # the fastest first: "auto" takes the first one that can be used
     "tensorrt": Entry(
         device="cuda",
-        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-        precisions=_GPU,
+        distributions=_TENSORRT_PACKAGES,
+        precisions=_TENSORRT,
         probe=probe.tensorrt,
         module="sightline.bindings.tensorrt",
         attribution=("onnxruntime-cuda", "onnxruntime-cpu"),
@@ -55,9 +59,10 @@ ENGINES: Mapping[str, Entry] = {  # the fastest first: "auto" takes the first on
     "onnxruntime-tensorrt": Entry(
         device="cuda",
         distributions=("onnxruntime-gpu", "onnxruntime"),
-        precisions=_GPU,
+        precisions=_TENSORRT,
         probe=probe.onnxruntime_tensorrt,
         module="sightline.bindings.onnxruntime_tensorrt",
+        stands_on=_TENSORRT_PACKAGES,
         lacks=probe.tensorrt_provider_lacks,
         # One pass an image is not worth minutes of building, and must not round to TF32.
         attribution=("onnxruntime-cuda",),
@@ -65,7 +70,7 @@ ENGINES: Mapping[str, Entry] = {  # the fastest first: "auto" takes the first on
     "onnxruntime-cuda": Entry(
         device="cuda",
         distributions=("onnxruntime-gpu", "onnxruntime"),
-        precisions=_GPU,
+        precisions=_CUDA,  # of a quantized graph the provider would compute the convolutions in float32
         probe=probe.onnxruntime_cuda,
         module="sightline.bindings.onnxruntime_cuda",
     ),

@@ -137,7 +137,7 @@ class TensorRt:
             raise EngineError("this engine is closed: make a new Explainer.")
         with self._gpu.cupy.cuda.Device(self._gpu.index):  # another thread may work on another GPU
             if self._graph is None:
-                self._enqueue()
+                self._enqueue(self._stream)
                 return
             try:
                 self._graph.launch(self._stream)
@@ -229,8 +229,8 @@ class TensorRt:
         if not accepted:
             raise failure(f"TensorRT refuses {what} of {self._path}", "Delete the built engine and open it again.")
 
-    def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.ptr):
+    def _enqueue(self, stream: Any) -> None:
+        if not self._context.execute_async_v3(stream.ptr):
             raise failure(
                 f"TensorRT failed in a pass of {self._path}",
                 "Look at nvidia-smi; if the GPU is well, delete the built engine and open it again.",
@@ -241,17 +241,19 @@ class TensorRt:
 
         A first pass goes before: TensorRT finishes what new shapes need in the pass after them, outside of a capture.
         """
-        self._enqueue()
+        self._enqueue(self._stream)
         self._stream.synchronize()
         LOG.errors.clear()
         runtime = self._gpu.cupy.cuda.runtime
+        # Thread-local, and on a stream that does not wait for CUDA's default one, which nobody could use meanwhile:
+        # what other threads do on this GPU neither fails nor spoils the capture.
+        aside = self._gpu.cupy.cuda.Stream(non_blocking=True)
         try:
-            # Thread-local: what other threads do on this GPU meanwhile neither fails nor spoils the capture.
-            self._stream.begin_capture(runtime.streamCaptureModeThreadLocal)
+            aside.begin_capture(runtime.streamCaptureModeThreadLocal)
             try:
-                self._enqueue()
-            finally:  # a capture that failed is ended as well, or the stream takes no more work
-                graph = self._stream.end_capture()
+                self._enqueue(aside)
+            finally:
+                graph = aside.end_capture()
             return graph
         except (EngineError, runtime.CUDARuntimeError) as error:
             logger.warning(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.method import PRECISIONS, chosen, positive
+from sightline.cli.method import DEFAULT, OPTIONS, PRECISIONS, chosen, positive
 from sightline.cli.method import add_arguments as add_method_arguments
 from sightline.cli.table import table
 from sightline.errors import SightlineError
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure every setting asked for; one that cannot be measured does not stop the others."""
     import sightline
 
+    _check(arguments)
     bundle = sightline.load(arguments.bundle)
     reports, failed = [], []
     quiet = arguments.json == "-"
@@ -74,6 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write(arguments.json, bundle, reports, failed, arguments.percentile)
     return 0 if reports and not failed and all(report.valid for report in reports) else 1
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what the scope would ignore."""
+    method: tuple[str, ...] = () if arguments.scope == "end-to-end" else ("method", *OPTIONS, "image")
+    for name in (*method, *(["threads"] if arguments.scope == "kernel" else [])):
+        if getattr(arguments, name) not in (None, DEFAULT):
+            arguments.usage_error(f"--{name} does not belong to --scope {arguments.scope}")
 
 
 def _settings(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.cli import build_target
 from sightline.cli.method import add_arguments as add_method_arguments
-from sightline.cli.method import chosen
+from sightline.cli.method import chosen, positive
 from sightline.cli.table import table
 from sightline.errors import PrecisionError
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "maps of a lower precision are compared on the first ones",
     )
     parser.add_argument(
-        "--gate-images", metavar="N", type=int, default=8, help="how many images to compare maps on (default 8)"
+        "--gate-images", metavar="N", type=positive, default=8, help="how many images to compare maps on (default 8)"
     )
     parser.add_argument(
         "--gate-threshold",
@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sightline.bindings import choose, variant
 
     precision, images = arguments.precision, arguments.images
+    if precision == "fp32" and images:
+        arguments.usage_error("--images are for a lower --precision or a --target: float32 is compared with nothing")
     if precision != "fp32" and not images:
         raise PrecisionError(
             f"{precision} is accepted by comparing its maps with float32's on images of yours: add --images IMAGE …"

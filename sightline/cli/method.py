@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sightline.runtime.method import Method
 
 METHODS = ("sise", "ada-sise", "remise", "rise", "score-cam", "grad-cam", "grad-cam++", "layer-cam")
-_OWNERS = {"preset": ("sise",), "mu": ("sise", "remise"), "passes": ("rise",), "seed": ("rise",)}
+DEFAULT = "sise"
+OPTIONS = {"preset": ("sise",), "mu": ("sise", "remise"), "passes": ("rise",), "seed": ("rise",)}
 """Which methods an option belongs to."""
 PRESETS = ("quality", "balance", "speed")
 GATE_IMAGES = 4
@@ -25,7 +26,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> None:
     """Declare the method and, where ``running``, engine, precision and batch size."""
-    parser.add_argument("--method", choices=METHODS, default="sise", help="default: sise")
+    parser.add_argument("--method", choices=METHODS, default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument(
         "--preset",
         choices=PRESETS,
@@ -60,11 +61,11 @@ def chosen(arguments: argparse.Namespace) -> Method:
     from sightline.runtime import explainer
     from sightline.runtime.sise import SISE
 
-    given = {name: getattr(arguments, name) for name in _OWNERS}
+    given = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
-        if arguments.method not in _OWNERS[name]:
-            owners = " or ".join(_OWNERS[name])
+        if arguments.method not in OPTIONS[name]:
+            owners = " or ".join(OPTIONS[name])
             arguments.usage_error(f"--{name} belongs to --method {owners}, not to {arguments.method}")
     if preset := given.pop("preset", None):
         return SISE.preset(preset, **given)

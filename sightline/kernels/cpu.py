@@ -10,7 +10,7 @@ Everything works through the maps in chunks that stay in the cache; memory does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +35,10 @@ class CpuKernels:
     def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The array itself."""
         return array
+
+    def fetch(self, array: npt.NDArray[Any]) -> Callable[[], npt.NDArray[Any]]:
+        """The array itself."""
+        return lambda: array
 
     def write(self, out: npt.NDArray[Any], value: npt.NDArray[Any] | float) -> None:
         """Copy an array or one number into an array, converted to its type."""

@@ -6,6 +6,7 @@ Only CuPy's arrays, streams and launches are used, none of its own kernels: thos
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -73,6 +74,20 @@ class GpuKernels:
         """A copy of a device array on the host; waits for the work that fills it."""
         host: npt.NDArray[Any] = array.get(stream=self._stream)  # type: ignore[attr-defined]
         return host
+
+    def fetch(self, array: Array) -> Callable[[], npt.NDArray[Any]]:
+        """Begin to copy an array to the host; what is returned waits for the copy alone, not for what comes behind."""
+        # Pinned: to any other memory the copy would make the host wait at once.
+        memory = self._cupy.cuda.alloc_pinned_memory(array.nbytes)
+        host = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)
+        array.get(stream=self._stream, out=host, blocking=False)  # type: ignore[attr-defined]
+        copied = self._stream.record()
+
+        def wait() -> npt.NDArray[Any]:
+            copied.synchronize()
+            return host
+
+        return wait
 
     def write(self, out: Array, value: npt.NDArray[Any] | float) -> None:
         """Copy a host array or one number into a device array, converted to its type (uint16: to bfloat16's bits)."""

@@ -7,6 +7,7 @@ and upsampled once (SISE, arXiv 2010.00672, §3; exact, not an approximation).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -45,6 +46,9 @@ class Kernels(Protocol):
 
     def to_host(self, array: Array) -> npt.NDArray[Any]:
         """An array of the device as one of the host, once the work that fills it is done (on a CPU itself)."""
+
+    def fetch(self, array: Array) -> Callable[[], npt.NDArray[Any]]:
+        """Begin to copy an array to the host. What is returned waits for that, not for work enqueued behind it."""
 
     def write(self, out: Array, value: npt.NDArray[Any] | float) -> None:
         """Copy an array of the host, or one number, into an array of the device, converted to its type."""

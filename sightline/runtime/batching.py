@@ -69,6 +69,8 @@ class _Pending:
     result: Result
     scores: Doubles
     enqueued: int = 0
+    fetched: Callable[[], npt.NDArray[Any]] | None = None
+    """Waits for the scores, once the last of them are enqueued."""
 
     @property
     def complete(self) -> bool:
@@ -287,6 +289,8 @@ class MaskedPasses:
                     output = self.engine.buffers[segment.pending.result.task.output]
                     self.kernels.pick(out, output[segment.batch], scorer)
             segment.pending.enqueued += count
+            if segment.pending.complete:  # at once: the host will not have to wait for the next batch as well
+                segment.pending.fetched = self.kernels.fetch(segment.pending.scores)
             segment.pending.result.passes += per_image * count
 
     def _found(self, output: str, batch: slice) -> Doubles:
@@ -295,7 +299,8 @@ class MaskedPasses:
 
     def _finish(self, pending: _Pending) -> Result:
         began = time.perf_counter()
-        pending.result.scores = self.kernels.to_host(pending.scores)
+        assert pending.fetched is not None  # it is complete
+        pending.result.scores = pending.fetched()
         pending.result.passes += time.perf_counter() - began
         if not np.isfinite(pending.result.scores).all():
             pending.result.error = EngineError(

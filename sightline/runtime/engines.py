@@ -31,8 +31,9 @@ class Engines:
     attribution: Engine
     passes: MaskedPasses
     plan: MemoryPlan
-    facts: Mapping[str, Any]
-    """What measurements of these engines depend on."""
+    facts: Mapping[str, Any] | None
+    """What measurements of these engines depend on; None for an engine of the caller's own, which nobody can tell from
+    another one."""
 
     def close(self) -> None:
         """Free both."""
@@ -96,17 +97,19 @@ def open_engines(
         cache=folder,
     )
     try:
-        facts = {
-            "bundle": bundle.hash,
-            "engine": chosen if named else "own",
-            "version": version,
-            "precision": precision,
-            "threads": threads,
-            "machine": machine(device),
-        }
+        facts = None
+        if named:
+            facts = {
+                "bundle": bundle.hash,
+                "engine": chosen,
+                "version": version,
+                "precision": precision,
+                "threads": threads,
+                "machine": machine(device),
+            }
         if batch_size is None:
             candidates = batch_sizes.CANDIDATES[device]
-            batch_size = _measured(open_batch, plan, candidates, spec.name, facts if named else None)
+            batch_size = _measured(open_batch, plan, candidates, spec.name, facts)
         elif batch_size > plan.largest_batch:
             logger.warning("a batch of %d may not fit: %s", batch_size, plan)
         return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name), plan, facts)

@@ -356,7 +356,7 @@ class Explainer:
             bundle=self.bundle,
             method=method,
             attribute=self._attribute[method.rivals],
-            kernels=self._passes.kernels,
+            passes=self._passes,
             max_passes=request.max_passes,
             only_if=request.only_if,
         )

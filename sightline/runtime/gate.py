@@ -70,8 +70,8 @@ class Gate:
 class Gates:
     """The gates that a precision on an engine has passed, by method: kept in the user's cache folder."""
 
-    def __init__(self, facts: Mapping[str, Any], precision: str, engine: str) -> None:
-        """``facts`` is what a gate depends on, beside the method."""
+    def __init__(self, facts: Mapping[str, Any] | None, precision: str, engine: str) -> None:
+        """``facts`` is what a gate depends on, beside the method; None where nobody can tell: nothing is kept then."""
         self._facts, self._precision, self._engine = facts, precision, engine
 
     def remembered(self, method: Method, threshold: float) -> Gate:
@@ -81,7 +81,12 @@ class Gates:
             UngatedError: there is none.
             PrecisionError: it does not reach this threshold.
         """
-        if (kept := _PASSED.recall(self._of(method))) is None:
+        if self._facts is None:
+            raise UngatedError(
+                f"{self._precision} on an engine of your own ({self._engine}) is compared with float32 each time it is "
+                f"opened, for one method: open an Explainer with {method.name} and gate=[images]."
+            )
+        if (kept := _PASSED.recall(self._of(method, self._facts))) is None:
             raise UngatedError(
                 f"{self._precision} on {self._engine} has not been compared with float32 for this bundle and "
                 f"{method.name} on this machine: pass gate=[images] once (sightline build BUNDLE --precision … "
@@ -91,10 +96,12 @@ class Gates:
 
     def keep(self, method: Method, gate: Gate) -> None:
         """Remember a gate that was passed."""
-        _PASSED.keep(self._of(method), gate.facts())
+        if self._facts is not None:
+            _PASSED.keep(self._of(method, self._facts), gate.facts())
 
-    def _of(self, method: Method) -> dict[str, Any]:
-        return {**self._facts, "method": method.name, "parameters": asdict(method)}
+    @staticmethod
+    def _of(method: Method, facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {**facts, "method": method.name, "parameters": asdict(method)}
 
 
 def pearson(first: npt.ArrayLike, second: npt.ArrayLike) -> float:

@@ -15,7 +15,7 @@ from sightline.bundle import Bundle
 from sightline.kernels import Kernels
 from sightline.runtime import budget, targets
 from sightline.runtime.attributions import AttributionPass, Attributions
-from sightline.runtime.batching import Result, Scorer, Task, scores
+from sightline.runtime.batching import MaskedPasses, Result, Scorer, Task, scores
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.image import ImageLike, prepare
 from sightline.runtime.kriging import Kriging, pooled
@@ -51,7 +51,7 @@ class Job:
         bundle: Bundle,
         method: Method,
         attribute: AttributionPass,
-        kernels: Kernels,
+        passes: MaskedPasses,
         max_passes: int | None = None,
         only_if: Callable[[Prediction], bool] | None = None,
     ) -> None:
@@ -63,12 +63,13 @@ class Job:
             bundle: what is explained.
             method: how.
             attribute: the attribution pass.
-            kernels: of the device that the masked passes run on.
+            passes: the masked passes, whose kernels make the masks. A batch without room opens the engine anew, on
+                another stream: what is made then must be enqueued there.
             max_passes: at most so many masks are scored.
             only_if: where it says no to what the network predicts, there are no masks and no explanations.
         """
         self.clock = Clock()
-        self._bundle, self._method, self._kernels = bundle, method, kernels
+        self._bundle, self._method, self._passes = bundle, method, passes
         prepared = prepare(image, bundle.input)
         self._picture: Image.Image = prepared.picture
         self.clock.lap("preprocess")
@@ -93,7 +94,7 @@ class Job:
         assert attributions is not None  # there is a target
         self._chosen = budget.united(subject.plan.choices for subject in self._subjects)
         numbers = {name: choice.numbers for name, choice in self._chosen.items()}
-        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, kernels) if numbers else {}
+        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, passes.kernels) if numbers else {}
         self.clock.lap("selection")
         self._offsets = np.cumsum([0, *map(len, self._sets.values())])
         self._scores = np.full((len(self._subjects), self._offsets[-1]), np.nan)
@@ -105,6 +106,11 @@ class Job:
         """How many masks were given out to be scored."""
         self._done = 0
         self._seconds = {"masking": 0.0, "passes": 0.0}
+
+    @property
+    def _kernels(self) -> Kernels:
+        """Those of the engine that is open now."""
+        return self._passes.kernels
 
     def __len__(self) -> int:
         """How many masks there are to score."""

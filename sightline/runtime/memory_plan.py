@@ -86,7 +86,9 @@ def _free(device: Device) -> int:
 def _control_group(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """What a container may still take, which the machine's own figures do not tell."""
     try:
-        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return [int(limit) - int(used)]
+        limit, used = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        # Files that were read count as used, and are dropped as soon as somebody needs the room.
+        return [limit - used + int(statistics.get("inactive_file", 0))]
     except (OSError, ValueError):  # no such file, or "max": no limit
         return []

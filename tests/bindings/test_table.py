@@ -320,14 +320,18 @@ def test_the_cpu_build_beside_a_gpu(gpu: ModuleType, packages: Callable[..., Non
 
 
 def test_the_gpu_build_lists_tensorrt_without_having_it(
-    gpu: ModuleType, packages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    gpu: ModuleType, packages: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     packages(cupy=gpu, onnxruntime=GPU_BUILD)
     monkeypatch.setattr(ctypes, "CDLL", _no_library)
     obstacle = probe.onnxruntime_tensorrt()
     assert obstacle is not None
     assert "TensorRT 10" in obstacle.reason
-    packages(cupy=gpu, onnxruntime=GPU_BUILD, tensorrt_libs=SimpleNamespace())
+    packages(cupy=gpu, onnxruntime=GPU_BUILD, tensorrt_libs=SimpleNamespace(__path__=[str(tmp_path)]))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for library in ("libnvinfer.so.11", "libnvinfer.so.10"):
+        assert probe.onnxruntime_tensorrt() == obstacle  # TensorRT 11 is not what the provider is built for
+        (tmp_path / library).touch()
     assert probe.onnxruntime_tensorrt() is None
 
 

@@ -267,9 +267,19 @@ def test_a_thousand_passes_allocate_nothing(open_: Open, graph: Path) -> None:
         assert addresses == {name: buffer.data.ptr for name, buffer in engine.buffers.items()}
 
 
-def test_passes_replay_one_graph_on_the_stream_of_the_engine(open_: Open, graph: Path) -> None:
+def test_passes_replay_one_graph_on_the_stream_of_the_engine(
+    open_: Open, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, captured = cuda.Stream.begin_capture, []
+
+    def begun(stream: Any, mode: int | None = None) -> None:
+        captured.append(stream.ptr)
+        begin(stream, mode)
+
+    monkeypatch.setattr(cuda.Stream, "begin_capture", begun)
     with open_(graph, {"x": (2, 3)}) as engine:
         tensorrt.State.pass_error = "a graph needs no enqueue"
+        assert engine.stream.ptr not in captured  # which would take CUDA's default stream from everybody
         engine.run()
         engine.stream.begin_capture()  # a pass goes to this stream and no other
         engine.buffers["x"].fill(1)  # on the null stream: at once

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sightline.bench import Spread
+from sightline.bench import Spread, kernel
 from sightline.bench.report import doubts
 from sightline.bindings.onnxruntime import OnnxRuntimeCpu
+from sightline.bundle import load
 from sightline.cli import main
 from sightline.runtime.explainer import Explainer
 from sightline.runtime.sise import SISE
+from tests.fakes import cuda
+from tests.fakes import cupy as fake_cupy
+from tests.fakes.cuda import State
 
 QUICK = ["--engine", "onnxruntime-cpu", "--iterations", "3", "--threads", "1"]
 
@@ -85,6 +89,35 @@ def test_kernels(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = results(capsys)
     assert {"copy", "mask_into 16x16", "extrema 8x8", "aggregate 8x8"} <= found["figures"].keys()
     assert found["figures"]["mask_into 16x16 of copy"] > 0
+
+
+def test_kernels_of_a_gpu_are_timed_in_graphs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cupy.install(monkeypatch)
+    monkeypatch.setitem(kernel.__globals__, "_COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(cuda, "get_elapsed_time", lambda began, ended: 2.0)
+    copied = kernel(load(bundle), "cuda", "fp16", 3, iterations=2).figures["copy"]
+    assert isinstance(copied, Spread)
+    assert copied.median == pytest.approx(2 * (1 << 12) * 20 / 2e-3 / 1e9)
+    runs = [name for name, _ in State.launches if name.startswith("mask")]
+    assert len(runs) == 2 * (3 + 20)  # two blocks: three calls that warm it up, and twenty captured
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scope", "forward", "--image", "part.png"], "--image does not belong to --scope forward"),
+        (["--scope", "forward", "--method", "rise"], "--method does not belong"),
+        (["--scope", "forward", "--passes", "5"], "--passes does not belong"),
+        (["--scope", "kernel", "--threads", "1"], "--threads does not belong to --scope kernel"),
+    ],
+)
+def test_what_a_scope_would_ignore_is_refused(
+    words: list[str], said: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(bundle), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_table_and_the_file(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

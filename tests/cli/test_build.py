@@ -55,6 +55,12 @@ def test_a_gate_that_is_not_passed_is_an_error(
     assert "refused" in capsys.readouterr().err
 
 
+def test_float32_is_compared_with_nothing(own: Path, images: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", str(own), "--images", str(images[0])])
+    assert "--images are for a lower --precision" in capsys.readouterr().err
+
+
 def test_float32_measures_the_batch_size(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", str(own), "--engine", "onnxruntime-cpu"]) == 0
     said = capsys.readouterr().out

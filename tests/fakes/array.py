@@ -109,11 +109,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
         """A copy on the host."""
         target = stream or Stream.current()
         if blocking:
-            target.synchronize()
+            target.forbid_capture("a copy that is waited for")
         result = np.empty(self.shape, self.dtype) if out is None else out
         if result.dtype != self.dtype or result.shape != self.shape:
             raise ValueError(f"out is {result.dtype}{result.shape}, the array {self.dtype}{self.shape}")
         target.enqueue(lambda: np.copyto(result, self._host))
+        if blocking:
+            target.synchronize()
         return result
 
     def set(self, arr: np.ndarray[Any, Any], stream: Stream | None = None) -> None:
@@ -122,7 +124,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise ValueError(f"set() of {arr.dtype}{arr.shape} into {self.dtype}{self.shape}")
-        (stream or Stream.current()).enqueue(lambda: np.copyto(self._host, arr))
+        staged = arr.copy()  # CUDA stages what lies in pageable memory before it returns
+        (stream or Stream.current()).enqueue(lambda: np.copyto(self._host, staged))
 
     def item(self) -> Any:
         return self.get().item()
@@ -205,7 +208,8 @@ def array(obj: Any, dtype: Any = None, copy: bool = True) -> ndarray:
         raise ValueError(f"Unsupported dtype {host.dtype}")
     result = ndarray(host.shape, host.dtype)
     Stream.current().forbid_capture("a copy from pageable memory")
-    result._host[...] = host
+    staged = host.copy()
+    Stream.current().enqueue(lambda: np.copyto(result._host, staged))
     return result
 
 

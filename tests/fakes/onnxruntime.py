@@ -99,6 +99,8 @@ class Machine:
     loads: tuple[str, ...] = (CUDA, TENSORRT)
     captures: bool = True
     """Whether every operator runs on the GPU, without which there is no CUDA graph."""
+    capturing: str | None = None
+    """What a pass raises while it is captured."""
     opening: str | None = None
     """What the next sessions raise."""
     failure: str | None = None
@@ -160,6 +162,8 @@ class Session:
         assert binding.outputs
         places = [*binding.inputs.values(), *(place for place in binding.outputs.values() if place)]
         if self.captures and entry(options, "gpu_graph_id") != "-1":
+            if self.machine.capturing and self.graph is None:
+                raise RuntimeError(self.machine.capturing)
             assert len(places) == len(binding.inputs) + len(binding.outputs), "captured while ONNX Runtime allocates"
             self.graph = self.graph or places
             assert places == self.graph, "the graph was captured with other addresses"
@@ -200,7 +204,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setitem(sys.modules, name, None)  # so that what is imported now goes when the test ends
         del sys.modules[name]
-    monkeypatch.setitem(sys.modules, "tensorrt_libs", ModuleType("tensorrt_libs"))
+    monkeypatch.setattr(probe, "_loads", lambda library: True)
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     monkeypatch.delenv(probe.TF32_OVERRIDE, raising=False)
     Session.machine = Machine()

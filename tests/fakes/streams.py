@@ -1,8 +1,12 @@
-"""``cupy.cuda.Stream`` and what is enqueued on one: events, graphs. Everything is done at once, or captured."""
+"""``cupy.cuda.Stream`` and what is enqueued on one: events, graphs.
+
+Everything is done at once, or captured; where a test sets ``Stream.deferred``, only when somebody waits for it.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar
@@ -20,19 +24,25 @@ class CUDADriverError(RuntimeError):
 
 
 class Event:
-    """Everything is done at once here, so an event only knows whether it was recorded."""
+    """A place in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.ptr = next(_HANDLES)
-        self._recorded = False
+        self._recorded = self._reached = False
+        self._stream: Stream | None = None
 
-    done = True
+    @property
+    def done(self) -> bool:
+        return self._reached
 
     def record(self, stream: Stream | None = None) -> None:
-        self._recorded = True
+        self._stream = stream or Stream.current()
+        self._recorded, self._reached = True, False
+        self._stream.enqueue(lambda: setattr(self, "_reached", True))
 
     def synchronize(self) -> None:
-        """Nothing is under way."""
+        while self._stream is not None and not self._reached:
+            self._stream.advance()
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:
@@ -63,7 +73,11 @@ _HANDLES = itertools.count(0x5000, 16)
 class Stream:
     """A CUDA stream. Work is done when it is enqueued, or recorded while the stream captures."""
 
+    deferred: ClassVar[bool] = False
+    """(Only here.) Whether work waits until somebody waits for this very stream, or for an event behind it: then what
+    reads a result without having waited, or from another stream, finds what lay there before."""
     null: ClassVar[Stream]
+    _waiting: ClassVar[defaultdict[int, deque[Callable[[], object]]]] = defaultdict(deque)
     _stack: ClassVar[list[Stream]] = []
     _captures: ClassVar[dict[int, list[Callable[[], object]]]] = {}
 
@@ -102,8 +116,14 @@ class Stream:
         """(Only here.) Do this, or record it while the stream captures. Other fakes put their passes in through it."""
         if self.ptr in Stream._captures:
             Stream._captures[self.ptr].append(operation)
+        elif Stream.deferred and self.ptr:
+            Stream._waiting[self.ptr].append(operation)
         else:
             operation()
+
+    def advance(self) -> None:
+        """(Only here.) Do what has waited longest."""
+        Stream._waiting[self.ptr].popleft()()
 
     def forbid_capture(self, what: str) -> None:
         """(Only here.) Raise while the stream captures."""
@@ -112,11 +132,13 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        return True
+        return not Stream._waiting[self.ptr]
 
     def synchronize(self) -> None:
         self.forbid_capture("synchronize")
         self.synchronized += 1
+        while Stream._waiting[self.ptr]:
+            self.advance()
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
@@ -124,7 +146,7 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
-        """Everything before is done."""
+        self.enqueue(event.synchronize)
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:

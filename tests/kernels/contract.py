@@ -93,6 +93,15 @@ class KernelsContract(MaskContract):
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, expected, atol=TOLERANCE)
 
+    def test_fetch(self, kernels: GpuKernels) -> None:
+        """The array, and not what is written into it later."""
+        for values in (random(3, 5), random(1, 7).astype(np.float64), np.arange(4)):
+            there = kernels.to_device(values)
+            fetched = kernels.fetch(there)
+            kernels.write(there, 0)
+            np.testing.assert_array_equal(fetched(), values)
+            assert fetched().dtype == values.dtype
+
     @pytest.mark.parametrize(("shape", "size"), GEOMETRIES)
     def test_upsample(self, kernels: GpuKernels, shape: tuple[int, int, int], size: Size) -> None:
         """up(A)"""

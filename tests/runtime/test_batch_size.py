@@ -57,6 +57,18 @@ def test_candidates_are_tried_until_the_budget_is_spent(now: list[float]) -> Non
         assert (size, list(seconds)) == (tried[-1], tried)
 
 
+def test_what_opening_takes_is_not_of_the_budget(now: list[float]) -> None:
+    """TensorRT builds for minutes, once."""
+
+    class Built(_taking(now, {16: 0.004, 32: 0.003, 64: 0.002})):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            now[0] += 300
+
+    size, seconds = measured(Built, (16, 32, 64), "x")
+    assert (size, list(seconds)) == (64, [16, 32, 64])
+
+
 @pytest.mark.parametrize("period", [0.3, 0.5, 0.7, 1.1, 1.9])
 def test_a_machine_whose_speed_drifts_does_not_decide(now: list[float], period: float) -> None:
     def drifting(per_image: dict[int, float]) -> type[Recording]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sightline import Explainer, Request
 from sightline.bindings import Engine, open_engine
+from sightline.bindings.engine import Precision
+from sightline.bindings.table import ENGINES, Variant
 from sightline.bundle import PROBABILITIES, Bundle
 from sightline.errors import PrecisionError, UngatedError
 from sightline.runtime.gate import Gate, pearson
 from tests.runtime import tiny
+
+BOTH: Mapping[Precision, Variant] = {"fp32": "fp32", "bf16": "fp32"}
 
 
 def test_pearson() -> None:
@@ -34,28 +40,35 @@ def test_the_worst_image_decides() -> None:
         refused.require()
 
 
+def spoiled(engine: Engine, noise: float) -> Engine:
+    """An engine that computes in float32 and then spoils the scores, as a low precision would."""
+    run, random = engine.run, np.random.default_rng(0)
+
+    def run_spoiled() -> None:
+        run()
+        scores = engine.buffers[PROBABILITIES]
+        scores *= np.exp(noise * random.normal(size=scores.shape)).astype(np.float32)
+
+    engine.precision, engine.run = "bf16", run_spoiled  # type: ignore[misc, method-assign]
+    return engine
+
+
 @pytest.fixture
-def lower(bundle: Bundle) -> Callable[[float], Callable[[int], Engine]]:
-    """Openers of an engine that computes in float32 and then spoils the scores, as a low precision would."""
+def lower(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
+    """An engine of the table that has bf16, by its name; how good that is, may be said again and again."""
+    entry, given = ENGINES["onnxruntime-cpu"], 0.0
+    monkeypatch.setitem(ENGINES, entry_name := "onnxruntime-cpu", replace(entry, precisions=BOTH))
 
-    def spoiling(noise: float) -> Callable[[int], Engine]:
-        def open_batch(size: int) -> Engine:
-            spec = bundle.input
-            engine = open_engine(
-                bundle.classifier, "onnxruntime-cpu", shapes={spec.name: (size, *spec.shape)}, outputs=[PROBABILITIES]
-            )
-            run, random = engine.run, np.random.default_rng(0)
+    def opened(path: Path, name: str, *, precision: Precision = "fp32", **options: Any) -> Engine:
+        engine = open_engine(path, name, **options)
+        return spoiled(engine, given) if precision == "bf16" else engine
 
-            def spoiled() -> None:
-                run()
-                scores = engine.buffers[PROBABILITIES]
-                scores *= np.exp(noise * random.normal(size=scores.shape)).astype(np.float32)
+    def spoiling(noise: float) -> str:
+        nonlocal given
+        given = noise
+        return entry_name
 
-            engine.precision, engine.run = "bf16", spoiled  # type: ignore[misc, method-assign]
-            return engine
-
-        return open_batch
-
+    monkeypatch.setattr("sightline.runtime.engines.open_engine", opened)
     return spoiling
 
 
@@ -64,9 +77,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_precision_that_agrees_is_accepted_and_remembered(
-    bundle: Bundle, lower: Callable[[float], Callable[[int], Engine]]
-) -> None:
+def test_a_precision_that_agrees_is_accepted_and_remembered(bundle: Bundle, lower: Callable[[float], str]) -> None:
     images = [tiny.image(seed) for seed in range(3)]
     with pytest.raises(UngatedError, match=r"gate=\[images\]"):
         Explainer(bundle, engine=lower(1e-4), batch_size=8, precision="bf16")
@@ -83,9 +94,7 @@ def test_a_precision_that_agrees_is_accepted_and_remembered(
         Explainer(bundle, "ada-sise", engine=lower(1e-4), batch_size=8, precision="bf16")
 
 
-def test_a_request_for_another_method_needs_that_method_s_gate(
-    bundle: Bundle, lower: Callable[[float], Callable[[int], Engine]]
-) -> None:
+def test_a_request_for_another_method_needs_that_method_s_gate(bundle: Bundle, lower: Callable[[float], str]) -> None:
     images = [tiny.image(seed) for seed in range(2)]
     with Explainer(bundle, engine=lower(1e-4), batch_size=8, precision="bf16", gate=images) as explainer:
         fine, refused = explainer.answer([Request(images[0]), Request(images[0], method="ada-sise")])
@@ -99,7 +108,7 @@ def test_a_request_for_another_method_needs_that_method_s_gate(
 
 
 def test_a_precision_that_does_not_agree_is_refused_and_not_remembered(
-    bundle: Bundle, lower: Callable[[float], Callable[[int], Engine]]
+    bundle: Bundle, lower: Callable[[float], str]
 ) -> None:
     images = [tiny.image(seed) for seed in range(3)]
     with pytest.raises(PrecisionError, match="refused"):
@@ -108,7 +117,27 @@ def test_a_precision_that_does_not_agree_is_refused_and_not_remembered(
         Explainer(bundle, engine=lower(3.0), batch_size=8, precision="bf16")
 
 
-def test_a_gate_without_images(bundle: Bundle, lower: Callable[[float], Callable[[int], Engine]]) -> None:
+def test_an_engine_of_one_s_own_is_compared_every_time(bundle: Bundle) -> None:
+    """Nobody can tell it from the next one."""
+
+    def own(noise: float) -> Callable[[int], Engine]:
+        def open_batch(size: int) -> Engine:
+            shapes = {bundle.input.name: (size, *bundle.input.shape)}
+            return spoiled(open_engine(bundle.classifier, "onnxruntime-cpu", shapes=shapes), noise)
+
+        return open_batch
+
+    images = [tiny.image(seed) for seed in range(2)]
+    with Explainer(bundle, engine=own(1e-4), batch_size=8, precision="bf16", gate=images) as explainer:
+        assert explainer.gate is not None
+        (other,) = explainer.answer([Request(images[0], method="ada-sise")])
+        assert "open an Explainer with ada-sise and gate" in str(other.error)
+    for noise in (1e-4, 3.0):
+        with pytest.raises(UngatedError, match="an engine of your own"):
+            Explainer(bundle, engine=own(noise), batch_size=8, precision="bf16")
+
+
+def test_a_gate_without_images(bundle: Bundle, lower: Callable[[float], str]) -> None:
     with pytest.raises(PrecisionError, match="at least one image"):
         Explainer(bundle, engine=lower(0), batch_size=8, precision="bf16", gate=[])
 

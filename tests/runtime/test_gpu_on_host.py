@@ -1,6 +1,6 @@
 """Whole explanations on a GPU, without one: CUDA kernels from their own sources, streams and engines that stand in.
 
-The stand-ins defer work as a stream does, so what reads a result before the device has made it, fails here too.
+Work is deferred as on a stream, so what reads a result before it is made, or on another stream, fails here too.
 """
 
 from __future__ import annotations
@@ -8,23 +8,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sightline import AdaSISE, Explainer, Request, demo
 from sightline.bundle import Bundle
+from sightline.errors import OutOfMemoryError
+from sightline.runtime.batching import Result
 from sightline.runtime.explainer import METHODS
 from sightline.runtime.gate import pearson
+from sightline.runtime.job import Job
 from tests.fakes import cupy as fake_cupy
 from tests.fakes import onnxruntime as fake_onnxruntime
 from tests.fakes.onnxruntime import Machine
+from tests.fakes.streams import Stream
 from tests.runtime import tiny
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    yield fake_onnxruntime.install(monkeypatch)
+    found = fake_onnxruntime.install(monkeypatch)
+    monkeypatch.setattr(Stream, "deferred", True)
+    yield found
+    Stream._waiting.clear()
     for name in [name for name in sys.modules if name.startswith("cupy")]:
         assert sys.modules[name] is not fake_cupy or name == "cupy"
 
@@ -48,7 +56,10 @@ def test_every_method_gives_the_map_of_the_cpu(name: str, bundle: Bundle, machin
 
 
 def test_several_targets_a_function_among_them_under_a_budget(bundle: Bundle, machine: Machine) -> None:
-    with Explainer(bundle, engine="onnxruntime-cuda", batch_size=4) as gpu, Explainer(bundle, batch_size=4) as cpu:
+    with (
+        Explainer(bundle, engine="onnxruntime-cuda", batch_size=4) as gpu,
+        Explainer(bundle, "sise", "onnxruntime-cpu", 4) as cpu,
+    ):
         for limits in ({}, {"max_passes": 6}, {"deadline": 1e-9}):
             found, expected = (
                 explainer(tiny.image(), (1, lambda p: p[:, 2] + p[:, 3]), **limits) for explainer in (gpu, cpu)
@@ -64,11 +75,56 @@ def test_several_targets_a_function_among_them_under_a_budget(bundle: Bundle, ma
 def test_requests_that_stop_and_go_on(size: int, bundle: Bundle, machine: Machine) -> None:
     """Batches that are cut short leave the device with nothing to wait for, and nothing taken twice."""
     asked = [Request(tiny.image(n)) if n % 3 else None for n in range(12)]
-    with Explainer(bundle, engine="onnxruntime-cuda", batch_size=size) as gpu, Explainer(bundle, batch_size=4) as cpu:
+    with (
+        Explainer(bundle, engine="onnxruntime-cuda", batch_size=size) as gpu,
+        Explainer(bundle, "sise", "onnxruntime-cpu", 4) as cpu,
+    ):
         for ours, theirs in zip(gpu.answer(asked), cpu.answer(asked), strict=True):
             assert ours.request is theirs.request
             assert (ours.error, theirs.error) == (None, None)
             np.testing.assert_allclose(ours.explanations[0].saliency, theirs.explanations[0].saliency, atol=1e-5)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_passes": 9}, {"deadline": 60.0}], ids=str)
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_batch_without_room_in_the_middle(
+    failing: int, limits: dict[str, Any], bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is halved, on another engine and stream, and what is made from then on is enqueued there."""
+    with (
+        Explainer(bundle, engine="onnxruntime-cuda", batch_size=4) as gpu,
+        Explainer(bundle, "sise", "onnxruntime-cpu", 4) as cpu,
+    ):
+        engine, passes = gpu._passes.engine, 0
+
+        def run() -> None:
+            nonlocal passes
+            passes += 1
+            if passes == failing:
+                raise OutOfMemoryError("no room")
+            type(engine).run(engine)
+
+        monkeypatch.setattr(engine, "run", run)
+        found, expected = gpu(tiny.image(), **limits), cpu(tiny.image(), **limits)
+        assert gpu.batch_size == 2
+        assert found.passes == expected.passes
+        np.testing.assert_allclose(found.saliency, expected.saliency, atol=1e-4)
+
+
+def test_the_host_does_not_wait_for_the_batch_behind(
+    bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of a set are there while the next batch is still under way."""
+    with Explainer(bundle, engine="onnxruntime-cuda", batch_size=4) as explainer:
+        stream, add, busy = explainer._passes.engine.stream, Job.add, []
+
+        def added(job: Job, result: Result) -> None:
+            busy.append(not stream.done)
+            add(job, result)
+
+        monkeypatch.setattr(Job, "add", added)
+        explainer(tiny.image())
+        assert busy == [True] * (len(busy) - 1) + [False]  # behind the last one there is nothing
 
 
 def test_channels_last(tmp_path: Path, machine: Machine) -> None:
