@@ -39,6 +39,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -281,9 +282,15 @@ class Bundle:
                 return self.target(int(target))
             known = ", ".join(self.labels) if self.labels else "none: this bundle was exported without labels"
             raise TargetError(f"there is no class labelled {target!r}. Labels: {known}.")
-        if not 0 <= target < self.classes:
-            raise TargetError(f"class {target} does not exist: this network has classes 0 to {self.classes - 1}.")
-        return int(target)
+        try:
+            number = operator.index(target)
+        except TypeError:
+            raise TargetError(
+                f"{target!r} is no class: give its index, a whole number, or its label; a list for several."
+            ) from None
+        if not 0 <= number < self.classes:
+            raise TargetError(f"class {number} does not exist: this network has classes 0 to {self.classes - 1}.")
+        return number
 
 
 def load(path: str | Path) -> Bundle:

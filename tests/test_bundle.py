@@ -69,6 +69,12 @@ def test_the_same_content_has_the_same_hash(bundle: Bundle, tmp_path: Path) -> N
     assert write(tmp_path / "copy.sightline", save_graphs).hash == bundle.hash
 
 
+@pytest.mark.parametrize("wrong", [1.5, {0, 1}, None, "1.5"])
+def test_what_is_no_target(bundle: Bundle, wrong: Any) -> None:
+    with pytest.raises(TargetError):
+        bundle.target(wrong)
+
+
 def test_targets_by_index_and_label(bundle: Bundle) -> None:
     assert [bundle.target(target) for target in (1, "1", "crack")] == [1, 1, 1]
     assert bundle.target("7") == 2, "a label goes before an index of the same digits"

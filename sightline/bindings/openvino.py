@@ -230,8 +230,12 @@ def _compiled(core: Any, model: Any, plugin: str, settings: Mapping[str, Any], c
     if cache is None:
         return core.compile_model(model, plugin, settings)
     folder = cache / "openvino"
-    with locked(folder, "compile"):
-        return core.compile_model(model, plugin, {**settings, "CACHE_DIR": str(folder)})
+    try:
+        with locked(folder, "compile"):
+            return core.compile_model(model, plugin, {**settings, "CACHE_DIR": str(folder)})
+    except EngineError as error:  # of the folder; OpenVINO's own are no errors of ours
+        logger.warning("what OpenVINO compiles cannot be kept: %s", error)
+        return core.compile_model(model, plugin, settings)
 
 
 def _names(ports: Sequence[Any]) -> list[str]:

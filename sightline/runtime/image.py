@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from sightline.bundle import ImageInput
 from sightline.errors import ImageError
@@ -20,7 +21,20 @@ _ACCEPTED = (
     "pass a path, a PIL image, a uint8 or uint16 array (H×W or H×W×1, 3 or 4), or a float array C×H×W that is "
     "already preprocessed"
 )
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation; 1 is upright."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's convert("L")
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +94,18 @@ def _open(path: Path) -> Image.Image:
         raise ImageError(f"there is no image {path}: check the path.") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that Pillow knows: convert it to PNG or JPEG.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (IsADirectoryError, PermissionError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they like
         raise ImageError(f"{path} cannot be read ({error}): it may be truncated; save it again.") from error
 
 
 def _from_picture(image: Image.Image, expected: ImageInput) -> Prepared:
     if 0 in image.size:
         raise ImageError(f"the image is empty ({image.width}×{image.height} pixels): {_ACCEPTED}.")
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "F":
         raise ImageError(f"a floating-point picture has no defined range of pixels: {_ACCEPTED}.")
     if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow may hold in 32
@@ -107,6 +125,19 @@ def _from_picture(image: Image.Image, expected: ImageInput) -> Prepared:
     resized = _stretch(colours, expected)
     planes = np.asarray(resized, np.float32).reshape(expected.height, expected.width, -1)
     return Prepared(_normalise(planes, expected), picture, expected)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says.
+
+    Pillow's exif_transpose also writes the rest of the EXIF anew, and fails where one entry of it is odd.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # as for a damaged file; but the picture was read
+        logger.debug("the EXIF cannot be read, the picture is taken as it is: %s", error)
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_pixels(pixels: npt.NDArray[Any], expected: ImageInput) -> Prepared:

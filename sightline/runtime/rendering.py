@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +28,10 @@ _STRENGTH = 0.8
 _PAPER, _INK, _FAINT = (255, 255, 255), (22, 32, 42), (102, 114, 125)
 _MIN_WIDTH = 320
 """A captioned picture is enlarged by a whole factor until it is this wide, so that its caption can be read."""
+_ENLARGED = 2**20
+"""Pixels that an enlarged picture may have: one that is narrow and long stands beside empty paper instead."""
+_STRIP = 2**20
+"""Pixels that are coloured at once: an overlay takes 50 bytes for each while it is made."""
 
 
 def colours(saliency: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -44,27 +50,35 @@ def overlay(picture: Image.Image, saliency: npt.NDArray[np.float32]) -> Image.Im
         picture: RGB.
         saliency: in [0, 1], of the picture's height and width.
     """
-    cover = (_STRENGTH * np.minimum(2 * saliency, 1))[..., None]
-    pixels = np.asarray(picture, np.float32)
-    return Image.fromarray(np.rint(pixels * (1 - cover) + colours(saliency) * cover).astype(np.uint8))
+    found = Image.new("RGB", picture.size)
+    rows = max(1, _STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        bottom = min(top + rows, picture.height)
+        pixels = np.asarray(picture.crop((0, top, picture.width, bottom)), np.float32)
+        strip = saliency[top:bottom]
+        cover = (_STRENGTH * np.minimum(2 * strip, 1))[..., None]
+        blended = np.rint(pixels * (1 - cover) + colours(strip) * cover).astype(np.uint8)
+        found.paste(Image.fromarray(blended), (0, top))
+    return found
 
 
 def captioned(picture: Image.Image, title: str, note: str) -> Image.Image:
     """The picture over a line with a title, a fainter note and the colours' scale; small pictures are enlarged."""
-    factor = -(-_MIN_WIDTH // picture.width)
+    factor = min(-(-_MIN_WIDTH // picture.width), math.isqrt(_ENLARGED // (picture.width * picture.height)))
     if factor > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    size = max(14, round(picture.width * 0.045))
+    width = max(picture.width, _MIN_WIDTH)
+    size = max(14, round(width * 0.045))
     font, small = ImageFont.load_default(size), ImageFont.load_default(max(11, round(size * 0.7)))
     margin = size // 2
-    sheet = Image.new("RGB", (picture.width, picture.height + 3 * size + margin), _PAPER)
-    sheet.paste(picture, (0, 0))
+    sheet = Image.new("RGB", (width, picture.height + 3 * size + margin), _PAPER)
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
     first, second = picture.height + 1.1 * size, picture.height + 2.5 * size
-    draw.text((margin, first), _fitted(title, font, picture.width - 2 * margin), _INK, font, anchor="lm")
-    bar = (picture.width // 4, max(6, size // 2))
+    draw.text((margin, first), _fitted(title, font, width - 2 * margin), _INK, font, anchor="lm")
+    bar = (width // 4, max(6, size // 2))
     scale = Image.fromarray(np.rint(colours(np.linspace(0, 1, bar[0]))).astype(np.uint8)[None]).resize(bar)
-    right = picture.width - 2 * margin
+    right = width - 2 * margin
     sheet.paste(scale, (right - bar[0], round(second - bar[1] / 2)))
     draw.text((right + margin, second), "1", _FAINT, small, anchor="rm")
     draw.text((right - bar[0] - margin // 2, second), "0", _FAINT, small, anchor="rm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -16,11 +17,15 @@ def save(path: str | os.PathLike[str], content: str | bytes) -> None:
         SaveError: it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    if not path.name:
+        raise SaveError(f"{os.fspath(path)!r} names no file: give a path that ends in a name.")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:16]}")  # short: the name itself may be as long as names can be
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        # Names of files that are no text, which a page or a report may hold, become question marks.
+        temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         raise SaveError(f"{path} could not be written: {error.strerror or error}. Choose another place.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 from sightline.bundle import MANIFEST, Bundle
-from sightline.runtime.decomposer import Decomposer
+from sightline.runtime.decomposer import Decomposer, Progress
 from sightline.runtime.hierarchy import Hierarchy
-from sightline.serving.refusal import RefusedError
+from sightline.serving.refusal import RefusedError, stopping
 
 Decomposition = Callable[[Decomposer], Hierarchy]
 
@@ -23,6 +23,7 @@ class Decompositions:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"decompose-{bundle.path.stem}")
         self._decomposer: Decomposer | None = None
         self._count = 0
+        self._abandoned = False
         self._lock = Lock()
 
     def submit(self, asked: Decomposition) -> Future[Hierarchy]:
@@ -39,6 +40,10 @@ class Decompositions:
         future.add_done_callback(self._left)
         return future
 
+    def abandon(self) -> None:
+        """Let everything go, with 503: the one under way after the decision that it takes apart."""
+        self._abandoned = True
+
     def close(self) -> None:
         """Finish the one that is under way, drop the others, free the engines."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -50,10 +55,29 @@ class Decompositions:
             self._count -= 1
 
     def _done(self, asked: Decomposition) -> Hierarchy:
-        # Stages are read from the folder when they are first needed: it must still hold this bundle.
-        manifest = self._bundle.path / MANIFEST
-        if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != self._bundle.hash:
-            raise RefusedError(503, f"{self._bundle.path.stem} is being replaced: send the request again.", retry=2)
+        self._advanced()
         if self._decomposer is None:
-            self._decomposer = Decomposer(self._bundle, self._engine, threads=self._threads)
+            # Read from the folder now, and never again: it must still hold this bundle.
+            manifest = self._bundle.path / MANIFEST
+            if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != self._bundle.hash:
+                raise RefusedError(503, f"{self._bundle.path.stem} is being replaced: send the request again.", retry=2)
+            self._decomposer = _Whole(self._bundle, self._engine, threads=self._threads, progress=self._advanced)
         return asked(self._decomposer)
+
+    def _advanced(self, *_: int) -> None:
+        """The decomposer's progress: called once for every decision."""
+        if self._abandoned:
+            raise stopping()
+
+
+class _Whole(Decomposer):
+    """Opens all stages at once, whatever becomes of the folder then."""
+
+    def __init__(self, bundle: Bundle, engine: str, *, threads: int | None, progress: Progress) -> None:
+        super().__init__(bundle, engine, threads=threads, progress=progress)
+        try:
+            for index in range(len(bundle.stages)):
+                self._engines.stage(index)
+        except BaseException:
+            self.close()
+            raise

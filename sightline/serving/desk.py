@@ -103,7 +103,11 @@ class Desk:
         """
         served.scheduler.submit(tickets)
         ends = None if tickets[0].deadline is None else tickets[0].arrived + tickets[0].deadline
-        found = await settled(request, [ticket.future for ticket in tickets], places, ends)
+        try:
+            found = await settled(request, [ticket.future for ticket in tickets], places, ends)
+        finally:
+            for ticket in tickets:
+                ticket.left = True
         for ticket, outcome in zip(tickets, found, strict=True):
             visit.lasted("queue", outcome.queued)
             visit.lasted("explain", time.perf_counter() - ticket.turn)

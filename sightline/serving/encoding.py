@@ -15,7 +15,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from sightline.bundle import Bundle
-from sightline.runtime import rendering
 from sightline.runtime.explanation import Explanation
 
 Floats = npt.NDArray[np.float32]
@@ -23,8 +22,6 @@ MapEncoding = Literal["float32", "png"]
 
 _QUICK = zlib.Z_RLE
 """zlib's strategy for pictures: a third of the time of its own choice, and fewer bytes where a photograph has grain."""
-_STRIP = 2**20
-"""Pixels that are coloured at once: an overlay takes 50 bytes for each while it is made."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def explained(explanation: Explanation, wanted: Wanted, queued: float) -> dict[s
     """The facts of an explanation, and what is wanted beside them."""
     found = {**explanation.facts(), "queued": queued}
     if wanted.overlay:
-        found["overlay"] = _text(png(overlay(explanation)))
+        found["overlay"] = _text(png(explanation.overlay()))
     if wanted.saliency:
         found["saliency"] = _map(explanation.saliency, wanted.maps)
     if wanted.layers:
@@ -68,20 +65,6 @@ def explained(explanation: Explanation, wanted: Wanted, queued: float) -> dict[s
 def of(explanation: Explanation, picture: Image.Image | None) -> Explanation:
     """The explanation of the picture that was sent; it was made of what the network saw of it."""
     return explanation if picture is None else replace(explanation, picture=picture)
-
-
-def overlay(explanation: Explanation) -> Image.Image:
-    """:meth:`Explanation.overlay`, strip by strip: a large picture does not take fifty times its room."""
-    picture, saliency = explanation.picture, explanation.image_saliency
-    rows = max(1, _STRIP // picture.width)
-    if rows >= picture.height:
-        return rendering.overlay(picture, saliency)
-    found = Image.new("RGB", picture.size)
-    for top in range(0, picture.height, rows):
-        bottom = min(top + rows, picture.height)
-        strip = picture.crop((0, top, picture.width, bottom))
-        found.paste(rendering.overlay(strip, saliency[top:bottom]), (0, top))
-    return found
 
 
 def png(picture: Image.Image) -> bytes:

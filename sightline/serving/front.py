@@ -15,7 +15,7 @@ from sightline.serving import logs
 from sightline.serving.encoding import dumped
 from sightline.serving.keys import Keys
 from sightline.serving.metrics import Metrics
-from sightline.serving.refusal import RefusedError, shortened
+from sightline.serving.refusal import RefusedError, shortened, stopping
 from sightline.serving.visit import Visit, identity
 
 OPEN = frozenset({"/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"})
@@ -31,10 +31,15 @@ class Front:
         self._app, self._keys, self._metrics = app, keys, metrics
         self.stopping = False
         """Whether nothing new is begun."""
-        self._active = 0
+        self._under_way: set[asyncio.Task[Any]] = set()
         self.idle = asyncio.Event()
         """Set while no POST is under way."""
         self.idle.set()
+
+    def cut_off(self) -> None:
+        """Answer every POST that is under way with 503, now."""
+        for task in self._under_way:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -51,16 +56,17 @@ class Front:
         )
         scope["state"] = {**scope.get("state", {}), "visit": visit, "stopping": self.stopping}
         counts = scope["method"] == "POST"  # whoever asks for the server's health does not keep it alive
-        if counts:
-            self._active += 1
+        task = asyncio.current_task()
+        if counts and task is not None:
+            self._under_way.add(task)
             self.idle.clear()
         try:
             await self._answer(scope, receive, _Marked(send, visit), visit, headers)
         finally:
             visit.release()
-            if counts:
-                self._active -= 1
-            if not self._active:
+            if task is not None:
+                self._under_way.discard(task)
+            if not self._under_way:
                 self.idle.set()
             self._metrics.requests.labels(visit.model, visit.verb, str(visit.status)).inc()
             if visit.verb != "-":
@@ -74,6 +80,10 @@ class Front:
             return
         try:
             await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.stopping or send.started:
+                raise
+            await error_response(stopping(), visit)(scope, receive, send)
         except Exception:
             logger.exception("request %s failed", visit.id)
             if not send.started:
@@ -85,7 +95,7 @@ class Front:
         if path not in OPEN and not probe and not self._keys.admit(headers):
             return RefusedError(401, "no API key, or a wrong one: send 'Authorization: Bearer KEY'.")
         if self.stopping and scope["method"] == "POST":
-            return RefusedError(503, "the server is stopping: send the request again.", retry=1)
+            return stopping()
         return None
 
 

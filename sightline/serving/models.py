@@ -67,6 +67,11 @@ class Served:
         opened = self.scheduler.opened
         return opened.done() and opened.exception() is None and not self.scheduler.broken
 
+    def abandon(self) -> None:
+        """Let go what waits and what is under way."""
+        self.scheduler.abandon()
+        self.decompositions.abandon()
+
     def close(self) -> None:
         """Work off what is there, then free the engines."""
         self.scheduler.close()
@@ -201,8 +206,8 @@ class Model:
             self._complaint = str(error)
 
     def abandon(self) -> None:
-        """Let go what waits."""
-        self._served.scheduler.abandon()
+        """Let go what waits and what is under way."""
+        self._served.abandon()
 
     def close(self) -> None:
         """Finish, and free the engines."""
@@ -292,7 +297,7 @@ class Registry:
         self._watcher.start()
 
     def abandon(self) -> None:
-        """Let go what waits."""
+        """Let go what waits and what is under way."""
         for model in self:
             model.abandon()
 

@@ -43,6 +43,11 @@ def refusal(error: SightlineError, place: str = "") -> RefusedError:
     return RefusedError(500 if isinstance(error, EngineError) else 422, message)
 
 
+def stopping() -> RefusedError:
+    """What is answered once the server is told to stop."""
+    return RefusedError(503, "the server is stopping: send the request again.", retry=1)
+
+
 def shortened(message: str) -> str:
     """A message that may echo what a client sent, at a length that can be read."""
     return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 1] + "…"

@@ -19,7 +19,7 @@ from sightline.runtime.explanation import Explanation
 from sightline.runtime.method import Method
 from sightline.runtime.requests import Request
 from sightline.serving.metrics import Metrics
-from sightline.serving.refusal import RefusedError
+from sightline.serving.refusal import RefusedError, stopping
 
 Doubles = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -60,11 +60,17 @@ class Ticket:
     future: Future[Outcome] = field(default_factory=Future)
     """Cancelled by whoever waits no longer; then the image is not computed, unless its turn has come."""
     turn: float = 0.0
+    left: bool = False
+    """Whether nobody waits for it any more: then what has begun is not gone on with."""
 
     @property
     def expired(self) -> bool:
         """Whether its deadline has passed."""
         return self.deadline is not None and time.perf_counter() >= self.arrived + self.deadline
+
+
+class _UnwantedError(Exception):
+    """Nobody waits for what is in hand."""
 
 
 class Scheduler:
@@ -83,7 +89,7 @@ class Scheduler:
         self._queue: deque[Ticket] = deque()
         self._hand: deque[Ticket] = deque()
         self._changed = Condition()
-        self._closing = False
+        self._closing = self._abandoned = False
         self._per_image: float | None = None
         self._since = 0.0
         self._scored = 0
@@ -138,19 +144,20 @@ class Scheduler:
         self._thread.join()
 
     def abandon(self) -> None:
-        """Let everything in the queue go, with 503; what is in hand goes on."""
+        """Let everything go, with 503: what waits now, what is in hand after the batch under way."""
         with self._changed:
+            self._abandoned = True
             tickets, self._queue = list(self._queue), deque()
         for ticket in tickets:
-            _fail(ticket, RefusedError(503, "the server is stopping: send the request again.", retry=1))
+            _fail(ticket, stopping())
 
     def _check(self, count: int) -> None:
         if self._broken is not None:
             raise RefusedError(
                 503, f"the engine of model {self._name!r} failed ({self._broken}): see the log.", retry=10
             )
-        if self._closing:
-            raise RefusedError(503, "the server is stopping: send the request again.", retry=1)
+        if self._closing or self._abandoned:
+            raise stopping()
         if len(self._queue) + count > self._limit:
             for ticket in [ticket for ticket in self._queue if ticket.future.cancelled()]:
                 self._queue.remove(ticket)
@@ -174,10 +181,8 @@ class Scheduler:
             if not self.opened.done():
                 self.opened.set_result(explainer)
             try:
-                self._scored, self._since = 0, time.perf_counter()
-                for answer in explainer.answer(self._drawn(explainer)):
-                    probabilities = None if answer.prediction is None else answer.prediction.probabilities
-                    self._deliver(answer.request.token, probabilities, answer.explanations, answer.error)
+                while not self._answered(explainer):
+                    pass
                 return
             except Exception as error:  # a pass failed: what was in hand is lost, the next images need not be
                 logger.exception("model %s: the engine failed and is opened again", self._name)
@@ -186,6 +191,21 @@ class Scheduler:
             finally:
                 self._explainer = None
                 explainer.close()
+
+    def _answered(self, explainer: Explainer) -> bool:
+        """Work the queue off, until it is closed or nobody waits for what is in hand; whether it is closed."""
+        self._scored, self._since = 0, time.perf_counter()
+        try:
+            for answer in explainer.answer(self._drawn(explainer)):
+                probabilities = None if answer.prediction is None else answer.prediction.probabilities
+                self._deliver(answer.request.token, probabilities, answer.explanations, answer.error)
+            return True
+        except _UnwantedError:
+            while self._hand:
+                ticket = self._hand.popleft()
+                self._dropped(ticket)
+                _fail(ticket, stopping())
+            return False
 
     def _lost(self, error: Exception) -> None:
         with self._changed:
@@ -265,12 +285,18 @@ class Scheduler:
         self._per_image = _MEMORY * former + (1 - _MEMORY) * seconds
 
     def _advanced(self, done: int, total: int) -> None:
-        """The explainer's progress: called once for every batch."""
+        """The explainer's progress: called once for every batch.
+
+        Raises:
+            _UnwantedError: there is no need for another one.
+        """
         if self._explainer is None:
             return  # it is being opened, and compares a precision with float32
         self._metrics.passes.labels(self._name).inc(done - self._scored)
         self._metrics.slots.labels(self._name).inc(self._explainer.batch_size)
         self._scored = done
+        if self._abandoned or (self._hand and all(ticket.left for ticket in self._hand)):
+            raise _UnwantedError
 
 
 def expired(ticket: Ticket) -> RefusedError:

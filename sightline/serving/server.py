@@ -23,6 +23,8 @@ from sightline.serving.models import Choices, Registry
 
 GRACE = 30.0
 """Seconds in which what was begun has to end, once the server is told to stop."""
+LAST = 5.0
+"""Seconds in which what is cut off has to end: the batch under way, and the answers that say so."""
 LOOK = 2.0
 """Seconds between two looks at the bundles on disk."""
 
@@ -120,9 +122,6 @@ class Server:
             await self._uvicorn.serve(sockets=[self._socket])
         finally:
             self.registry.abandon()
-            closing = Thread(target=self.registry.close, name="close", daemon=True)
-            closing.start()
-            await asyncio.to_thread(closing.join, self._grace)
             self._desk.close()
 
     def _open(self, opened: Callable[[], None] | None) -> None:
@@ -140,18 +139,39 @@ class Server:
 
     def _told(self) -> None:
         """The first time: stop gently. The second time: at once."""
-        if self._front.stopping or self._loop is None:
-            self._uvicorn.should_exit = self._uvicorn.force_exit = True
+        assert self._loop is not None  # it has told
+        if self._front.stopping:
+            self._uvicorn.force_exit = True
+            self._cut_off()
             return
         logger.info("stopping: nothing new is begun")
         self._front.stopping = True
         self._stopping = asyncio.ensure_future(self._stopped())
+        self._cutting = self._loop.call_later(self._grace, self._cut_off)
 
     async def _stopped(self) -> None:
-        try:
-            await asyncio.wait_for(self._front.idle.wait(), self._grace)
-        except asyncio.TimeoutError:
-            logger.warning("not all requests ended within %g seconds: they are cut off", self._grace)
+        """Once nothing is under way: free the engines, from what nobody waits for, too; then leave."""
+        await self._front.idle.wait()
+        self.registry.abandon()
+        Thread(target=self._close, name="close", daemon=True).start()
+
+    def _close(self) -> None:
+        self.registry.close()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop did not wait so long
+                self._loop.call_soon_threadsafe(self._exit)
+
+    def _cut_off(self) -> None:
+        """Let go what is under way, and leave soon, however that ends."""
+        assert self._loop is not None  # it runs this
+        self._cutting.cancel()
+        if not self._front.idle.is_set():
+            logger.warning("not all requests have ended: they are cut off")
+        self.registry.abandon()
+        self._front.cut_off()
+        self._loop.call_later(LAST, self._exit)
+
+    def _exit(self) -> None:
         self._uvicorn.should_exit = True
 
 

@@ -121,7 +121,7 @@ class V1:
                 content = await self._desk.off(explanation.encoded, f".{form}")
                 visit.lasted("encode", time.perf_counter() - began)
                 kind = PNG if form == "png" else NPZ
-                return Response(content, 200, {**encoding.headers(explanation), **_timing(visit)}, media_type=kind)
+                return Response(content, 200, {**encoding.headers(explanation), **visit.timing}, media_type=kind)
             wanted = encoding.Wanted(parameters.overlay, parameters.saliency, parameters.layers, parameters.maps)
             found = await asyncio.gather(
                 *(
@@ -132,7 +132,7 @@ class V1:
             document = {"predictions": _predictions(served, outcomes), "explanations": found}
             content = await self._desk.off(encoding.dumped, document)
             visit.lasted("encode", time.perf_counter() - began)
-            return Response(content, 200, _timing(visit), media_type=JSON)
+            return Response(content, 200, visit.timing, media_type=JSON)
 
     async def decompose(self, request: HttpRequest, model: Model, visit: Visit) -> Response:
         """Take a decision apart."""
@@ -157,7 +157,7 @@ class V1:
             began = time.perf_counter()
             content = await self._desk.off(_hierarchy_text, hierarchy, form)
             visit.lasted("encode", time.perf_counter() - began)
-            return Response(content, 200, _timing(visit), media_type=HTML if form == "html" else JSON)
+            return Response(content, 200, visit.timing, media_type=HTML if form == "html" else JSON)
 
 
 def _targets(served: Served, instance: TargetedInstance, place: str) -> tuple[int | None, ...]:
@@ -196,11 +196,5 @@ def _hierarchy_text(hierarchy: Hierarchy, form: str) -> bytes:
     return hierarchy_page.page(document).encode() if form == "html" else encoding.dumped(document)
 
 
-def _timing(visit: Visit) -> dict[str, str]:
-    if not visit.stages:
-        return {}
-    return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in visit.stages.items())}
-
-
 def _json(document: Mapping[str, Any], visit: Visit) -> Response:
-    return Response(encoding.dumped(document), 200, _timing(visit), media_type=JSON)
+    return Response(encoding.dumped(document), 200, visit.timing, media_type=JSON)

@@ -107,7 +107,7 @@ class V2:
             began = time.perf_counter()
             content = await self._desk.off(_answer, asked, served, outputs, outcomes)
             visit.lasted("encode", time.perf_counter() - began)
-            return Response(content, media_type="application/json")
+            return Response(content, 200, visit.timing, media_type="application/json")
 
     async def _pictures(self, visit: Visit, given: TensorIn, expected: ImageInput) -> list[Picture]:
         if given.name == "image":

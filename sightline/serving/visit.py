@@ -56,6 +56,13 @@ class Visit:
         self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
 
     @property
+    def timing(self) -> dict[str, str]:
+        """The header that says what the stages took, in milliseconds."""
+        if not self.stages:
+            return {}
+        return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in self.stages.items())}
+
+    @property
     def seconds(self) -> float:
         """Since the request arrived."""
         return time.perf_counter() - self.arrived

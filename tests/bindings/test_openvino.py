@@ -227,6 +227,15 @@ def test_compiled_graphs_are_kept_by_weights_and_precision(tmp_path: Path) -> No
         np.testing.assert_allclose(engine.buffers["y"], [[9, 12]])
 
 
+def test_a_cache_that_cannot_be_written_is_said(graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    with open_engine(graph, "openvino", shapes={"x": (1, 3)}, cache=tmp_path / "file") as engine:
+        engine.buffers["x"][:] = 1
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], [[9, 12]])
+    assert "cannot be kept" in caplog.text
+
+
 class Core:
     """OpenVINO on a machine of one's choice: the real one, with other capabilities and other settings taken."""
 

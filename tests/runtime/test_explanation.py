@@ -70,6 +70,30 @@ def test_a_png_holds_the_overlay_over_a_caption(explanation: Explanation, tmp_pa
     assert (np.asarray(Image.open(tmp_path / "b.png"))[60 * factor :] != caption).any()
 
 
+@pytest.mark.parametrize("size", [(1, 65_000), (16, 20_000), (2, 3)])
+def test_a_narrow_picture_stands_beside_paper(size: tuple[int, int]) -> None:
+    """Enlarged until it is as wide as a caption, the first one would have 6.6 milliards of pixels."""
+    caption = rendering.captioned(Image.new("RGB", size), "crack", "note")
+    assert caption.width >= 320
+    assert caption.height < size[1] * 320
+    assert (np.asarray(caption)[: min(size[1], 40), 160] == 0).all()  # the picture itself is in the middle
+
+
+def test_an_overlay_is_the_same_strip_by_strip(explanation: Explanation, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.asarray(explanation.overlay())
+    monkeypatch.setattr(rendering, "_STRIP", 96 * 7)
+    np.testing.assert_array_equal(np.asarray(explanation.overlay()), whole)
+
+
+def test_a_name_as_long_as_names_can_be(explanation: Explanation, tmp_path: Path) -> None:
+    name = "p" * 250 + ".json"
+    explanation.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    for wrong in (tmp_path / name / "x.json", tmp_path / ("p" * 260 + ".json")):
+        with pytest.raises(SaveError, match="could not be written"):
+            explanation.save(wrong)
+
+
 def test_a_long_label_is_shortened() -> None:
     title = "a label that goes on and on " * 10
     caption = rendering.captioned(Image.new("RGB", (400, 20)), title, "note")

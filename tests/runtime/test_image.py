@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sightline.bundle import ImageInput
 from sightline.errors import ImageError
@@ -107,6 +108,42 @@ def test_exif_turns_the_picture_upright(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "turned.png", PLAIN)
     assert prepared.picture.size == (16, 12)
     np.testing.assert_array_equal(prepared.array, np.moveaxis(np.rot90(image, -1), 2, 0))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillow_s(orientation: int) -> None:
+    picture = Image.fromarray(pixels(16, 12, 3))
+    picture.getexif()[0x0112] = orientation
+    prepared = prepare(picture, PLAIN)
+    np.testing.assert_array_equal(np.asarray(prepared.picture), np.asarray(ImageOps.exif_transpose(picture)))
+
+
+def test_an_odd_exif_does_not_make_a_picture_unreadable(tmp_path: Path) -> None:
+    """One entry that Pillow cannot write again, and one EXIF that it cannot read at all."""
+    turned, width = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHIf", 0x0100, 11, 1, 1.5)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + width + turned + struct.pack(">I", 0)
+    Image.fromarray(pixels(16, 12, 3)).save(tmp_path / "odd.jpg", exif=exif)
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(tmp_path / "odd.jpg"))
+    assert prepare(tmp_path / "odd.jpg", PLAIN).picture.size == (16, 12)
+    unreadable = Image.fromarray(pixels(12, 16, 3))
+    unreadable.info["exif"] = b"Exif\0\0nothing like it"
+    assert prepare(unreadable, PLAIN).picture.size == (16, 12)
+
+
+def test_whatever_a_decoder_raises_is_an_image_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(pixels(12, 16, 3)).save(tmp_path / "a.png")
+    for error in (RuntimeError("avif"), NotImplementedError("dds"), struct.error("unpack")):
+
+        def load(_: Image.Image, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Image.Image, "load", load)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+        with pytest.raises(ImageError, match=r"a\.png cannot be read"):
+            prepare(tmp_path / "a.png", RGB)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX"])

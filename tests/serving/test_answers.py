@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sightline import SISE, Explainer, Explanation, demo
+from sightline.runtime import rendering
 from sightline.runtime.hierarchy import Hierarchy
 from sightline.runtime.requests import Request
 from tests.runtime import tiny
@@ -190,12 +191,10 @@ def test_every_answer_is_that_of_its_own_image(server: Running, reference: Expla
 
 
 def test_a_large_picture_is_overlaid_strip_by_strip(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightline.serving import encoding
-
     image = opened(picture(8, 150, 131))
     with_strips = {"instances": [{"b64": b64(picture(8, 150, 131))}]}
     (whole,) = server.post(EXPLAIN, with_strips).json()["explanations"]
-    monkeypatch.setattr(encoding, "_STRIP", 150 * 9)
+    monkeypatch.setattr(rendering, "_STRIP", 150 * 9)
     (strips,) = server.post(EXPLAIN, with_strips).json()["explanations"]
     assert opened(base64.b64decode(strips["overlay"])).size == image.size
     assert strips["overlay"] == whole["overlay"]

@@ -177,6 +177,7 @@
     if (!found.tree || intake.current() !== image || by("panel-tree").hidden) return;
     treeFrame.show(found.tree, found.explanation.label);
     by("html").disabled = false;
+    say(`${image.name}: what carried ${found.explanation.label}`);
   };
 
   // Keeping.

@@ -30,6 +30,7 @@ const server = (() => {
 
   const ask = async (path, { body, accept = "application/json", signal } = {}) => {
     const headers = { Accept: accept };
+    if (/[^\0-\xff]/.test(key)) throw new Refusal("The API key has characters that no header can hold: enter it again.", { status: 401 });
     if (key) headers.Authorization = `Bearer ${key}`;
     if (body) headers["Content-Type"] = "application/json";
     let answer;
