@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -114,7 +116,8 @@ def prepare(
 
 def simplify(model: ir.Model) -> None:
     """Fold constants, drop what does nothing, and infer shapes and types."""
-    optimizer.fold_constants(model, onnx_shape_inference=True)
+    with _inferable(model):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
     ir.passes.Sequential(
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.IdentityEliminationPass(),
@@ -124,11 +127,28 @@ def simplify(model: ir.Model) -> None:
 
 def tidy(model: ir.Model) -> None:
     """Drop what nothing uses, sort, infer shapes; unlike :func:`simplify` it keeps one tensor two outputs."""
-    ir.passes.Sequential(
-        passes.RemoveUnusedNodesPass(),
-        passes.TopologicalSortPass(),
-        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
-    )(model)
+    with _inferable(model):
+        ir.passes.Sequential(
+            passes.RemoveUnusedNodesPass(),
+            passes.TopologicalSortPass(),
+            passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
+        )(model)
+
+
+@contextmanager
+def _inferable(model: ir.Model) -> Iterator[None]:
+    """Call a GroupNormalization meanwhile by the name of an operator of the same inputs and shapes.
+
+    onnx infers nothing for it, and so nothing for whatever comes behind.
+    """
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "GroupNormalization"]
+    try:
+        for node in nodes:
+            node.op_type = "InstanceNormalization"
+        yield
+    finally:
+        for node in nodes:
+            node.op_type = "GroupNormalization"
 
 
 def _upgrade(model: ir.Model) -> None:

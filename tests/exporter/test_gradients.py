@@ -121,6 +121,20 @@ def bundle(small: torch.nn.Module, image: torch.Tensor, tmp_path_factory: pytest
     return export(small, tmp_path_factory.mktemp("small") / "small.sightline", example=image)
 
 
+def test_group_normalisation_in_every_block(tmp_path: Path, image: torch.Tensor) -> None:
+    """onnx infers no shape behind a GroupNormalization; what batch there is must not be lost there."""
+    network = Small()
+    network.first.insert(1, torch.nn.GroupNorm(4, 16))
+    network.second.insert(1, torch.nn.GroupNorm(1, 8))
+    module = fitted(network, image)
+    made = export(module, tmp_path / "groups.sightline", example=image)
+    assert [(block.name, block.channels) for block in made.blocks] == [("first", 16), ("second", 8)]
+    got = attribute(made, image.numpy(), 2)
+    want = seeded_gradient(module.double(), image.double(), 2, ["first", "second"])
+    for block, gradient in zip(made.blocks, want.gradients, strict=True):
+        assert relative_error(got[block.gradient][0], gradient.numpy()) <= TOLERANCE
+
+
 @pytest.mark.parametrize("target", range(7))
 def test_any_class_can_be_the_target(bundle: Bundle, small: torch.nn.Module, image: torch.Tensor, target: int) -> None:
     got = attribute(bundle, image.numpy(), target)
