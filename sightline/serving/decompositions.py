@@ -49,6 +49,7 @@ class Decompositions:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._decomposer is not None:
             self._decomposer.close()
+            self._decomposer = None
 
     def _left(self, _: Future[Hierarchy]) -> None:
         with self._lock:

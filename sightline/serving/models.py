@@ -56,6 +56,7 @@ class Served:
     decompositions: Decompositions
     holders: int = 0
     retired: bool = False
+    _closing: Lock = field(default_factory=Lock)
 
     @property
     def explainer(self) -> Explainer:
@@ -73,9 +74,10 @@ class Served:
         self.decompositions.abandon()
 
     def close(self) -> None:
-        """Work off what is there, then free the engines."""
-        self.scheduler.close()
-        self.decompositions.close()
+        """Work off what is there, then free the engines. Any thread may call it, also when another one does."""
+        with self._closing:
+            self.scheduler.close()
+            self.decompositions.close()
 
 
 class Model:
@@ -96,6 +98,8 @@ class Model:
         self._choices, self._limits, self._metrics = choices, limits, metrics
         self._lock, self._loading = Lock(), Lock()
         self._served = self._open(load(path))
+        self._former: set[Served] = set()
+        """Those that are not closed yet."""
         self._refused: str | None = None
         self._complaint = ""
         metrics.watch(
@@ -185,6 +189,7 @@ class Model:
             with self._lock:
                 former, self._served = self._served, fresh
                 former.retired = True
+                self._former.add(former)
                 last = not former.holders
             self._metrics.loads.labels(self.name, "replaced").inc()
             logger.info(
@@ -207,11 +212,17 @@ class Model:
 
     def abandon(self) -> None:
         """Let go what waits and what is under way."""
-        self._served.abandon()
+        for served in self._all():
+            served.abandon()
 
     def close(self) -> None:
         """Finish, and free the engines."""
-        self._served.close()
+        for served in self._all():
+            served.close()
+
+    def _all(self) -> list[Served]:
+        with self._lock:
+            return [self._served, *self._former]
 
     def _open(self, bundle: Bundle) -> Served:
         choices = self._choices
@@ -233,9 +244,13 @@ class Model:
             Decompositions(bundle, choices.engine, choices.threads, DECOMPOSITIONS),
         )
 
-    @staticmethod
-    def _close(served: Served) -> None:
-        Thread(target=served.close, name="close", daemon=True).start()
+    def _close(self, served: Served) -> None:
+        def close() -> None:
+            served.close()
+            with self._lock:
+                self._former.discard(served)
+
+        Thread(target=close, name="close", daemon=True).start()
 
 
 class Registry:

@@ -43,7 +43,7 @@ _EXPLANATION = {
     "passes": 64,
     "completeness": 0.8,
     "timings": {"total": 0.44},
-    "engine": "onnxruntime",
+    "engine": "onnxruntime-cpu",
     "precision": "fp32",
     "bundle_hash": "5be1…",
     "queued": 0.01,

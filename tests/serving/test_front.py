@@ -142,6 +142,9 @@ def test_headers_of_every_answer(server: Running) -> None:
     assert {"queue", "explain", "encode"} == {
         part.partition(";")[0].strip() for part in server.post(EXPLAIN, ASKED).headers["Server-Timing"].split(",")
     }
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [ASKED["instances"][0]["b64"]]}
+    inferred = server.post("/v2/models/tiny/infer", {"inputs": [image]})
+    assert inferred.headers["Server-Timing"].startswith("queue;dur=")
 
 
 def test_a_fault_is_told_without_its_trace(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

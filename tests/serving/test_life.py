@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tests.serving.running import CHOICES, Running, b64, held, instance, map_of,
 
 EXPLAIN = "/v1/models/tiny:explain"
 ASKED = {"instances": [instance(0)], "parameters": {"saliency": True}}
+ENDLESS = {"instances": [instance(0)], "parameters": {"method": "rise", "settings": {"passes": 10000, "cells": 32}}}
 
 
 def until(condition: Any) -> None:
@@ -127,15 +129,47 @@ def test_stopping_finishes_what_was_begun_and_begins_nothing(slow: tuple[Running
 def test_stopping_does_not_wait_for_ever(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = held()
     monkeypatch.setattr(models, "Explainer", kind)
+    monkeypatch.setattr("sightline.serving.server.LAST", 0.1)
     server = Running(Server([bundle], port=0, choices=CHOICES, look=None, grace=1e-3))
     with ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(server.post, EXPLAIN, ASKED)
         kind.drawn.wait()
         server.server.stop()
         server.joined()
-        with pytest.raises(httpx.HTTPError):
-            stuck.result().raise_for_status()
         kind.go.set()
+        cut_off(stuck.result())
+
+
+def cut_off(answer: httpx.Response) -> None:
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json() == {
+        "error": "the server is stopping: send the request again.",
+        "status": 503,
+        "id": answer.headers["X-Request-ID"],
+    }
+
+
+def test_a_body_on_its_way_is_cut_off(bundle: Path) -> None:
+    server = Running(Server([bundle], port=0, choices=CHOICES, look=None))
+    head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{"
+    with socket.create_connection(server.server.address) as slow:
+        slow.sendall(head.encode())
+        until(lambda: not server.server._front.idle.is_set())
+        server.server.stop()
+        until(lambda: server.client.get("/v2/health/ready").status_code == 503)
+        server.server.stop()
+        server.joined()
+        assert slow.recv(1000).startswith(b"HTTP/1.1 503 ")
+
+
+def test_an_explanation_whose_client_left_ends(bundle: Path) -> None:
+    with running([bundle]) as server:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(str(server.client.base_url) + EXPLAIN, json=ENDLESS, timeout=0.3)
+        until(lambda: server.metric('sightline_drops_total{model="tiny",reason="gone"}') == 1)
+        assert server.metric('sightline_passes_total{model="tiny"}') < 10_000
+        assert server.post(EXPLAIN, ASKED).status_code == 200
 
 
 def test_a_model_that_cannot_be_opened_ends_the_server(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +253,33 @@ def test_the_command_line_serves_logs_and_stops(bundle: Path, tmp_path: Path, re
     assert b64(picture(0))[:40] not in errors
 
 
+@pytest.mark.parametrize(("options", "signals"), [(("--grace", "0.5"), 1), ((), 2)])
+def test_what_does_not_end_is_cut_off(bundle: Path, options: tuple[str, ...], signals: int) -> None:
+    """After the grace, or at once on a second signal: between two batches, answered, and in good order."""
+    with process(bundle, 0, *options) as (serving, url), ThreadPoolExecutor(2) as pool:
+        with httpx.Client(base_url=url, timeout=None) as client:
+            asked = [pool.submit(httpx.post, url + EXPLAIN, json=ENDLESS, timeout=None) for _ in range(2)]
+            until(lambda: 'sightline_images_in_hand{model="tiny"} 1.0' in client.get("/metrics").text)
+            until(lambda: 'sightline_queue_length{model="tiny"} 1.0' in client.get("/metrics").text)
+        for _ in range(signals):
+            began = time.perf_counter()
+            serving.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # two at once are one
+        _, errors = serving.communicate(timeout=20)
+        assert time.perf_counter() - began < 5
+        assert serving.returncode == 0
+        for one in asked:
+            cut_off(one.result())
+    assert "trace" not in errors
+    assert all(json.loads(line)["level"] in ("info", "warning") for line in errors.splitlines())
+
+
 def test_killed_and_started_again(bundle: Path) -> None:
     """What was in flight is lost, and nothing else: the next process answers on the same port."""
-    slow = {"instances": [instance(0)], "parameters": {"method": "rise", "settings": {"passes": 10000}}}
     with ThreadPoolExecutor(1) as pool:
         with process(bundle) as (serving, url), httpx.Client(base_url=url, timeout=None) as client:
             before = client.post(EXPLAIN, json=ASKED).json()["explanations"]
-            lost = pool.submit(httpx.post, url + EXPLAIN, json=slow, timeout=None)
+            lost = pool.submit(httpx.post, url + EXPLAIN, json=ENDLESS, timeout=None)
             until(lambda: 'sightline_images_in_hand{model="tiny"} 1.0' in client.get("/metrics").text)
             serving.kill()
             with pytest.raises(httpx.TransportError):

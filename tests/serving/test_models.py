@@ -13,6 +13,7 @@ import pytest
 from sightline import SISE, Explainer
 from sightline import bundle as bundles
 from sightline.errors import BundleError, EngineError, ServingError
+from sightline.runtime.rise import RISE
 from sightline.serving import models
 from sightline.serving.limits import Limits
 from sightline.serving.metrics import Metrics
@@ -132,6 +133,22 @@ def test_the_former_bundle_finishes_what_it_has_begun(folder: Path, monkeypatch:
         kind.go.set()
         assert [one.result() for one in waiting].count(before) >= 1
         assert {one.result() for one in waiting} <= {before, fresh}
+
+
+def test_what_the_former_bundle_does_is_abandoned_too(alone: Running, folder: Path) -> None:
+    (model,) = alone.server.registry
+    with model.hold() as former:
+        replace(folder)
+        assert model.reload()
+        endless = Ticket(tiny.image(), (None,), RISE(passes=10_000), time.perf_counter())
+        former.scheduler.submit([endless])
+        while not former.scheduler.in_hand:
+            pass
+        model.abandon()
+        with pytest.raises(RefusedError, match="stopping"):
+            endless.future.result()
+    model.close()
+    assert not former.scheduler._thread.is_alive()
 
 
 def test_what_is_held_is_not_closed(alone: Running, folder: Path) -> None:

@@ -265,6 +265,7 @@ def test_the_tree(browser: Browser, site: str) -> None:
     )
     assert title.startswith(f"{HOSTILE}3")
     assert units > 4
+    assert browser.text("#said") == f"crack.jpg: what carried {HOSTILE}3"
     assert ground == browser.style("body", "backgroundColor") == "rgb(16, 21, 26)", "the theme goes into the frame"
     browser.run("localStorage.clear()")
     assert browser.complaints() == []
@@ -351,6 +352,9 @@ def test_an_api_key_is_asked_for_and_kept_nowhere(browser: Browser) -> None:
         assert "API key" in browser.text("#reason")
         browser.press("not-that-key", Keys.ENTER)
         browser.until("return !document.getElementById('entrance').hidden && !document.getElementById('key').value")
+        browser.press("5 €", Keys.ENTER)
+        browser.until("return document.getElementById('reason').textContent.includes('no header can hold')")
+        assert browser.one("#entrance").is_displayed()
         browser.press(KEY, Keys.ENTER)
         browser.until("return document.getElementById('model').options.length > 0")
         assert not browser.one("#entrance").is_displayed()

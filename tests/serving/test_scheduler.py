@@ -15,6 +15,7 @@ import pytest
 from sightline import SISE, Explainer
 from sightline.errors import EngineError
 from sightline.runtime.cam import GradCAM
+from sightline.runtime.rise import RISE
 from sightline.serving.metrics import Metrics
 from sightline.serving.refusal import RefusedError
 from sightline.serving.scheduler import Progress, Scheduler, Ticket
@@ -222,7 +223,7 @@ def test_closing_works_off_what_waits(bundle: Path, metrics: Metrics, started: S
     assert refused.value.status == 503
 
 
-def test_abandoning_lets_go_what_waits_but_not_what_is_in_hand(started: Starting) -> None:
+def test_abandoning_lets_go_what_waits_and_what_is_in_hand(started: Starting, metrics: Metrics) -> None:
     kind = held()
     scheduler = started(kind)
     first, second = ticket(), ticket(1)
@@ -231,9 +232,41 @@ def test_abandoning_lets_go_what_waits_but_not_what_is_in_hand(started: Starting
     scheduler.submit([second])
     scheduler.abandon()
     kind.go.set()
-    assert first.future.result().explanations
+    for one in (first, second):
+        with pytest.raises(RefusedError, match="stopping") as refused:
+            one.future.result()
+        assert refused.value.status == 503
+    assert value(metrics, 'sightline_passes_total{model="tiny"}') == 4  # one batch
     with pytest.raises(RefusedError, match="stopping"):
-        second.future.result()
+        scheduler.submit([ticket()])
+
+
+def test_what_nobody_waits_for_ends_between_two_batches(
+    started: Starting, metrics: Metrics, reference: Explainer
+) -> None:
+    kind = held()
+    scheduler = started(kind)
+    gone, stays = ticket(0, method=RISE(passes=10_000)), ticket(1)
+    scheduler.submit([gone, stays])
+    kind.drawn.wait()
+    gone.left = True
+    kind.go.set()
+    (found,) = stays.future.result().explanations
+    assert np.allclose(found.saliency, reference(tiny.image(1)).saliency, atol=1e-4)
+    assert value(metrics, 'sightline_passes_total{model="tiny"}') == 4 + found.passes
+    assert value(metrics, 'sightline_drops_total{model="tiny",reason="gone"}') == 1
+    assert scheduler.in_hand == 0
+
+
+def test_whoever_shares_a_batch_with_what_nobody_waits_for_is_answered(started: Starting) -> None:
+    kind = held()
+    scheduler = started(kind)
+    gone, stays = ticket(0, max_passes=2), ticket(1, max_passes=2)
+    scheduler.submit([gone, stays])
+    kind.drawn.wait()
+    gone.left = True
+    kind.go.set()
+    assert stays.future.result().explanations[0].passes == 2
 
 
 class Failing(Explainer):
