@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _WORDS = (
     "failed to allocate memory",
     "out of memory",
@@ -17,6 +19,8 @@ _WORDS = (
     "exceeded max size of memory",
     "smaller than requested bytes",
 )
+_SIZED = re.compile(r"failed to allocate \d+ bytes")
+"""OpenVINO's."""
 
 
 def exhausted(error: BaseException) -> bool:
@@ -24,4 +28,4 @@ def exhausted(error: BaseException) -> bool:
     if isinstance(error, MemoryError):  # CuPy's OutOfMemoryError is one
         return True
     said = str(error).lower()
-    return any(words in said for words in _WORDS)
+    return any(words in said for words in _WORDS) or _SIZED.search(said) is not None

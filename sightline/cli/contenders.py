@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
+from sightline.cli.method import MOST_PASSES
 from sightline.errors import MethodError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def _contender(word: str) -> Contender:
     budget = parameters.pop(BUDGET, None)
     if budget is not None and budget < 1:
         raise MethodError(f"{BUDGET}={budget} is out of range: choose a whole number from 1.")
+    if parameters.get("passes", 0) > MOST_PASSES:
+        raise MethodError(f"passes={parameters['passes']} is out of range: choose at most {MOST_PASSES}.")
     return Contender(word, METHODS[name](**parameters), budget)
 
 

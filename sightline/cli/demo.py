@@ -25,6 +25,7 @@ examples:
 _TITLES = {
     "sise": "SISE",
     "ada-sise": "Ada-SISE",
+    "remise": "REMISE",
     "rise": "RISE",
     "score-cam": "Score-CAM",
     "grad-cam": "Grad-CAM",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.method import add_running_arguments, opened, positive
+from sightline.cli.method import add_running_arguments, opened, positive, whole
 from sightline.errors import AnnotationError, ImageError, SaveError, TargetError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_running_arguments(parser)
     parser.add_argument("--limit", metavar="N", type=positive, help="so many of the images, drawn by the seed")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of --limit and the intervals (default 0)")
+    parser.add_argument("--seed", metavar="N", type=whole, default=0, help="of --limit and the intervals (default 0)")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table")
     parser.add_argument(
         "--json", metavar="FILE", type=Path, help="write the table, the curves and every image's values"
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PAGE", type=Path, default=Path("evaluation.html"), help="default: evaluation.html"
     )
     parser.add_argument(
-        "--gallery", metavar="N", type=_count, default=24, help="images shown on the page, spread evenly (default 24)"
+        "--gallery", metavar="N", type=whole, default=24, help="images shown on the page, spread evenly (default 24)"
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -98,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.csv, arguments.json)):
         if not path.parent.is_dir():
             raise SaveError(f"there is no folder {path.parent} for {path.name}: make it first.")
+        if path.is_dir():
+            raise SaveError(f"{path} is a folder: name the file to write.")
     running = {"engine": arguments.engine, "precision": arguments.precision, "version": sightline.__version__}
     kept = arguments.output.with_suffix(".results.jsonl")
     with Results(kept, restart=arguments.restart) as results, Progress() as progress:
@@ -199,13 +201,13 @@ def _cases(arguments: argparse.Namespace, bundle: Bundle) -> list[Case]:
 
 def _images(given: Sequence[Path]) -> list[Path]:
     """The files, and every picture that lies directly in the folders, by name."""
-    from PIL import Image
+    from sightline.runtime.pictures import named_like_one, suffixes
 
-    suffixes = Image.registered_extensions()
+    known = suffixes()
     found: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+            inside = sorted(file for file in path.iterdir() if named_like_one(file, known) and file.is_file())
             if not inside:
                 raise ImageError(f"the folder {path} holds no pictures: name the folder in which they lie.")
             found |= dict.fromkeys(inside)
@@ -225,10 +227,4 @@ def _steps(text: str) -> int:
 
     if not text.isdecimal() or int(text) < STEPS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {STEPS}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)

@@ -81,15 +81,15 @@ def files(given: list[Path]) -> list[Path]:
     Raises:
         ImageError: one of them does not exist.
     """
-    from PIL import Image
+    from sightline.runtime.pictures import named_like_one, suffixes
 
-    suffixes = set(Image.registered_extensions())
+    known = suffixes()
     found = []
     for path in given:
         if not path.exists():
             raise ImageError(f"there is no {path}: check the path.")
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+            found += sorted(file for file in path.rglob("*") if named_like_one(file, known) and file.is_file())
         else:
             found.append(path)
     return found

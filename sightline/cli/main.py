@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 an error that is shown as one line, 2 a wrong command line
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -74,23 +75,39 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = parser().parse_args(argv)
-    with _logging(verbose=arguments.verbose):
-        try:
-            code = cast(int, arguments.run(arguments))
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:
-            # The reader of a pipe ('| head') is gone. Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except KeyboardInterrupt:
-            print("sightline: interrupted", file=sys.stderr)
-            return 130
-        except (SightlineError, OSError) as error:
-            logging.getLogger("sightline").info("the error comes from here", exc_info=True)
-            print(f"sightline: error: {error}", file=sys.stderr)
-            return 1
+    try:
+        _open_output()
+        arguments = parser().parse_args(argv)
+        with _logging(verbose=arguments.verbose):
+            return _run(arguments)
+    except KeyboardInterrupt:
+        print("sightline: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        code = cast(int, arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of a pipe ('| head') is gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (SightlineError, OSError) as error:
+        logging.getLogger("sightline").info("the error comes from here", exc_info=True)
+        print(f"sightline: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _open_output() -> None:
+    """Have stdout and stderr take whatever is said: what their encoding lacks is escaped, what is closed drops it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

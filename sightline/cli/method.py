@@ -21,6 +21,8 @@ OPTIONS = {"preset": ("sise",), "mu": ("sise", "remise"), "passes": ("rise",), "
 PRESETS = ("quality", "balance", "speed")
 GATE_IMAGES = 4
 """Of the images to explain, how many a lower precision is compared with float32 on, where that has not been done."""
+MOST_PASSES = 1_000_000
+"""Of RISE, which holds a grid of each mask in memory."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
@@ -35,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> N
     parser.add_argument(
         "--mu", metavar="μ", type=share, help="SISE: skip maps whose α is below μ of the block's largest (default 0)"
     )
-    parser.add_argument("--passes", metavar="N", type=positive, help="RISE: how many random masks (default 4000)")
-    parser.add_argument("--seed", metavar="N", type=int, help="RISE: of the random masks (default 0)")
+    parser.add_argument("--passes", metavar="N", type=_passes, help="RISE: how many random masks (default 4000)")
+    parser.add_argument("--seed", metavar="N", type=whole, help="RISE: of the random masks (default 0)")
     if running:
         add_running_arguments(parser)
 
@@ -79,7 +81,7 @@ def opened(
     images: Sequence[Path],
     progress: Callable[[int, int], None],
 ) -> Explainer:
-    """The explainer that the options ask for; a lower precision is compared with float32 on the first images."""
+    """The explainer that the options ask for; a lower precision is compared with float32 on readable images."""
     from sightline import Explainer
 
     def opening(gate: Sequence[Path] | None) -> Explainer:
@@ -99,9 +101,26 @@ def opened(
     except UngatedError:
         if not images:
             raise
-        explainer = opening(images[:GATE_IMAGES])
+        explainer = opening(_readable(bundle, images) or images[:1])
         print(f"sightline: {explainer.gate}", file=sys.stderr)
         return explainer
+
+
+def _readable(bundle: Bundle, images: Sequence[Path]) -> list[Path]:
+    """The first ``GATE_IMAGES`` images that the network can be given. What is wrong with others is told later."""
+    from sightline.errors import ImageError
+    from sightline.runtime.image import prepare
+
+    found: list[Path] = []
+    for image in images:
+        try:
+            prepare(image, bundle.input)
+        except ImageError:
+            continue
+        found.append(image)
+        if len(found) == GATE_IMAGES:
+            break
+    return found
 
 
 def positive(text: str) -> int:
@@ -109,6 +128,19 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _passes(text: str) -> int:
+    if (passes := positive(text)) > MOST_PASSES:
+        raise argparse.ArgumentTypeError(f"{text} are more than {MOST_PASSES} passes, whose masks fill the memory")
+    return passes
 
 
 def share(text: str) -> float:

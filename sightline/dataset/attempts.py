@@ -23,6 +23,7 @@ from typing import Any
 from sightline.dataset.listing import Key
 from sightline.dataset.rows import Row
 from sightline.dataset.shards import WORK
+from sightline.errors import SaveError
 
 _SUFFIX = ".jsonl"
 
@@ -52,12 +53,22 @@ class Attempt:
     """The file of one attempt, being written."""
 
     def __init__(self, path: Path) -> None:
-        """Begin the file, and its folder where need be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)  # one write for each line: a kill tears none but the last
+        """Begin the file, and its folder where need be.
+
+        Raises:
+            SaveError: it cannot be written; so do the other methods.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)  # one write for each line: a kill tears none but the last
+        except OSError as error:
+            raise self._unwritten(error) from error
+        self._begun = self._file.tell()
 
     def begin(self, key: Key) -> None:
         """An image is in hand from now on."""
+        self._begun = self._file.tell()
         self._add({"begin": key})
 
     def explained(self, key: Key, rows: list[Row]) -> None:
@@ -69,7 +80,20 @@ class Attempt:
         self._add({"failed": key, "reason": reason})
 
     def _add(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            while line:  # a disk that fills up takes a part
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._begun)  # there may be no room to note that the image is not to blame
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> SaveError:
+        return SaveError(
+            f"{self._path} could not be written: {error.strerror or error}. Make room, and run the same command again: "
+            "what is done stays."
+        )
 
     def __enter__(self) -> Attempt:
         return self
@@ -137,8 +161,8 @@ def forget(out: Path, shard: str) -> None:
 
 
 def _note(attempt: Path, record: dict[str, Any]) -> None:
-    # After a line that the kill has torn, this must begin a new one.
-    with contextlib.suppress(FileNotFoundError), attempt.open("r+b", buffering=0) as file:
+    # After a line that the kill has torn, this must begin a new one. The file may be gone, or the disk full.
+    with contextlib.suppress(OSError), attempt.open("r+b", buffering=0) as file:
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + json.dumps(record).encode() + b"\n")
 

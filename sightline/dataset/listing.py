@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import Image
-
 from sightline.dataset import files
 from sightline.errors import DatasetError
+from sightline.runtime import pictures
 
 UNREADABLE = ""
 """The hash of a file that could not be read."""
@@ -93,12 +92,12 @@ def listed(
 
 
 def _names(folder: Path, leave_out: Path) -> Iterator[str]:
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    suffixes = pictures.suffixes()
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not name.startswith(".") and Path(place, name).resolve() != leave_out]
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield Path(place, name).relative_to(folder).as_posix()
+            if pictures.named_like_one(path := Path(place, name), suffixes):
+                yield path.relative_to(folder).as_posix()
 
 
 _Known: TypeAlias = tuple[int, int, str, int]

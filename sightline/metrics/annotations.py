@@ -59,11 +59,13 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
     if path.is_dir():
         return _read_masks(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
     except ValueError as error:
         raise AnnotationError(f"{path} is no JSON ({error}): pass boxes as JSON, or a folder of masks.") from error
+    except RecursionError as error:
+        raise AnnotationError(f"{path} is nested too deeply for annotations: see docs/evaluation.md.") from error
     try:
         if isinstance(content, dict) and "images" in content and "annotations" in content:
             found = _from_coco(content)

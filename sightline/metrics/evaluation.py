@@ -8,7 +8,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from sightline.bundle import Bundle
-from sightline.errors import EngineError, MetricError, SightlineError
+from sightline.errors import EngineError, MetricError, SightlineError, TargetError
 from sightline.metrics.annotations import Annotation
 from sightline.metrics.catalogue import METRICS
 from sightline.metrics.localization import bounding_box_score, energy_pointing_game, intersection_over_union
 from sightline.metrics.perturbation import KINDS, STEPS, Faithfulness, Subject, faithfulness
 from sightline.metrics.ranking import Floats, Mask
 from sightline.metrics.store import MAP, Results
-from sightline.metrics.truth import region_on_grid
+from sightline.metrics.truth import Box, region_on_grid
 from sightline.runtime.explainer import Explainer
 from sightline.runtime.image import prepare
 from sightline.runtime.method import Method
@@ -129,7 +129,8 @@ class Case:
         Raises:
             AnnotationError: a box or mask does not fit the image.
         """
-        mask = self.annotation.region(size, bundle.label(target) if bundle.labels else None)
+        boxes = tuple(box for box in self.annotation.boxes if _is_of(box, bundle, target))
+        mask = replace(self.annotation, boxes=boxes).region(size)
         return None if mask is None else region_on_grid(mask, (bundle.input.width, bundle.input.height))
 
 
@@ -268,6 +269,16 @@ class _Waiting:
     case: Case
     subject: Subject | None
     result: dict[str, Any]
+
+
+def _is_of(box: Box, bundle: Bundle, target: int) -> bool:
+    """Whether a box, its class given by label or number or not at all, counts for a class of the network."""
+    if box.label is None:
+        return True
+    try:
+        return bundle.target(box.label) == target
+    except TargetError:
+        return not bundle.labels  # a network without labels cannot tell what names mean
 
 
 def unpacked(text: str) -> npt.NDArray[np.uint8]:

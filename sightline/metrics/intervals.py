@@ -40,8 +40,10 @@ def bootstrap(values: npt.ArrayLike, *, seed: int = 0, repeats: int = REPEATS) -
         values: one per image.
 
     Raises:
-        MetricError: there are no values, or NaN among them.
+        MetricError: there are no values, NaN among them, or the seed is below 0.
     """
+    if seed < 0:
+        raise MetricError(f"seed={seed} is out of range: choose a whole number from 0.")
     data = np.asarray(values, np.float64).ravel()
     if data.size == 0:
         raise MetricError("there are no values to average: not one image has this metric.")

@@ -20,10 +20,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sightline.errors import ImageError, MissingPackageError, StreamError
 from sightline.runtime.frames import Frame, Source
+from sightline.runtime.pictures import named_like_one, suffixes
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ def _source(text: str) -> Source:
         return Camera(text)
     path = Path(text)
     if path.is_dir():
-        suffixes = Image.registered_extensions()
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+        known = suffixes()
+        inside = sorted(file for file in path.iterdir() if named_like_one(file, known) and file.is_file())
         if not inside:
             raise StreamError(f"the folder {text} holds no pictures: name the folder in which they lie, or a pattern.")
         return Pictures(inside)

@@ -10,7 +10,13 @@ from PIL import Image
 
 from sightline import demo
 from sightline.bundle import load
+from sightline.cli import demo as command
 from sightline.cli import main
+from sightline.cli.method import METHODS
+
+
+def test_every_method_has_a_title() -> None:
+    assert command._TITLES.keys() == set(METHODS)
 
 
 def test_the_packaged_data() -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from PIL import Image
 import sightline
 from sightline import metrics
 from sightline.cli import contenders, main
+from sightline.cli.evaluate import _images
 from sightline.errors import MethodError
+from sightline.metrics import Annotation, Box
+from sightline.metrics.evaluation import Case
 from sightline.runtime.explainer import Explainer
 from sightline.runtime.image import prepare
 from sightline.runtime.method import Method
@@ -316,6 +320,28 @@ def test_the_class_explained(evaluate: Callable[..., int], bundle: Path) -> None
     assert json.loads(Path("all.json").read_text())["located"] == sum(r["values"]["ebpg"] is not None for r in found)
 
 
+def test_classes_by_number(evaluate: Callable[..., int], bundle: Path) -> None:
+    options = ("--methods", "grad-cam", "--metrics", "ebpg")
+    assert evaluate(*options, "--json", "names.json") == 0
+    text = Path("boxes.json").read_text()
+    Path("boxes.json").write_text(text.replace('"scratch"', "1").replace('"good"', "0"))
+    assert evaluate(*options, "--json", "numbers.json") == 0
+    assert values("numbers.json") == values("names.json")
+    # So they are where the network has no labels; what names mean cannot be told there, and any of them counts.
+    known = sightline.load(bundle)
+    nameless = replace(known, manifest=replace(known.manifest, labels=None))
+    boxes = (Box(0, 0, 1, 1, "1"), Box(4, 0, 6, 1, "2"), Box(8, 0, 12, 1, "rust"))
+    region = Case(Path("a.png"), "a", Annotation(boxes=boxes)).region(nameless, (32, 32), 1)
+    assert region is not None
+    assert region.sum() == 1 + 4
+
+
+def test_only_pictures_of_a_folder(parts: Path) -> None:
+    for name in ("report.pdf", "._part-0.png", "line.mpg", "notes.txt"):
+        (parts / name).write_bytes(b"x")
+    assert [path.name for path in _images([parts])] == [f"part-{number}.png" for number in range(4)]
+
+
 def test_masks(evaluate: Callable[..., int], bundle: Path, parts: Path) -> None:
     Path("masks").mkdir()
     for number, size in enumerate(SIZES):
@@ -366,12 +392,22 @@ def test_a_place_that_does_not_exist_is_found_before_the_work(
     for option in ("--csv", "--json", "-o"):
         assert evaluate(option, "nowhere/file") == 1
         assert "no folder nowhere" in capsys.readouterr().err
+        for given in ("parts", ""):
+            assert evaluate(option, given) == 1
+            assert "is a folder" in capsys.readouterr().err
     assert explained == []
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--metrics", "roar"], ["--metrics", ","], ["--steps", "49"], ["--gallery", "-1"], ["--resume", "--restart"]],
+    [
+        ["--metrics", "roar"],
+        ["--metrics", ","],
+        ["--steps", "49"],
+        ["--gallery", "-1"],
+        ["--seed", "-1"],
+        ["--resume", "--restart"],
+    ],
 )
 def test_a_wrong_command_line(options: list[str], evaluate: Callable[..., int]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -404,6 +440,7 @@ def test_methods_with_parameters() -> None:
         ("sise:mu=1.5", "mu=1.5 is out of range"),
         ("rise:passes=1.5", "needs a number"),
         ("sise:max_passes=0", "max_passes=0 is out of range"),
+        ("rise:passes=3000000000", "passes=3000000000 is out of range"),
         ("sise:mu=0.1:mu=0.2", "twice"),
         ("sise,sise", "twice"),
         (" ,", "no method was named"),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import sightline
 from sightline.cli import main
 from sightline.cli.explain import distinct_names
+from sightline.cli.method import opened
+from sightline.errors import UngatedError
 
 
 def test_one_picture_per_image(
@@ -106,6 +112,26 @@ def test_a_bad_image_does_not_stop_the_others(
     assert [line.split(": ")[2] for line in said.err.splitlines()] == ["missing.png", "text.png", str(folder)]
     assert said.out.startswith(str(images[0]))
     assert [file.name for file in (folder / "explanations").iterdir()] == ["part.sise.png"]
+
+
+def test_a_lower_precision_is_compared_on_images_that_can_be_read(
+    bundle: Path, images: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "text.png").write_text("no picture")
+    gates: list[Any] = []
+
+    def ungated(*given: object, gate: Any, **options: object) -> SimpleNamespace:
+        gates.append(gate)
+        if gate is None:
+            raise UngatedError("no gate")
+        return SimpleNamespace(gate="accepted")
+
+    monkeypatch.setattr(sightline, "Explainer", ungated)
+    asked = argparse.Namespace(engine="auto", batch_size=None, precision="int8", threads=None)
+    text = folder / "text.png"
+    for given in ([text, *images], [text, text]):
+        opened(sightline.load(bundle), sightline.SISE(), asked, given, lambda done, total: None)
+    assert gates == [None, images, None, [text]]  # the last one: its error says what is wrong
 
 
 def test_the_image_itself_is_never_overwritten(bundle: Path, images: list[Path], folder: Path) -> None:

@@ -52,6 +52,8 @@ def test_several_blocks(steel: Path, line: Path, folder: Path) -> None:
 
 
 def test_files_in_a_fixed_order(line: Path) -> None:
+    for name in ("report.pdf", "._A.JPG", "line.mpg"):
+        (line / name).write_bytes(b"x")
     names = [path.name for path in files([line, line / "notes.txt"])]
     assert names == ["A.JPG", "broken.png", *sorted(s.image.name for s in demo.samples()[:3]), "notes.txt"]
 

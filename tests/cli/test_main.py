@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sightline
+from sightline import demo
 from sightline.cli import main
 from sightline.errors import BundleError
 
@@ -66,6 +68,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         "export model.onnx b --colour HSV",
         "export model.onnx b --labels missing.txt",
         "demo --method ada-sise --mu 0.3",
+        "explain b.sightline a.png --method rise --passes 3000000000",
+        "explain b.sightline a.png --method rise --passes 99999999999999999999",
+        "explain b.sightline a.png --method rise --seed -1",
+        "bench b.sightline --engine ,",
+        "bench b.sightline --percentile ,",
     ],
 )
 def test_a_wrong_command_line(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +129,41 @@ def test_a_closed_pipe_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words", "said"),
+    [("latin-1", ["{bundle}", "{image}"], b"\\u2192"), ("ascii", ["--help"], b"--mu \\u03bc")],
+)
+def test_what_an_encoding_lacks_is_escaped(
+    encoding: str, words: list[str], said: bytes, bundle: Path, images: list[Path], folder: Path
+) -> None:
+    words = [word.format(bundle=bundle, image=images[0]) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "sightline.cli", "explain", *words],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert said in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell's way to close a stream")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    words = [sys.executable, "-m", "sightline.cli", "inspect", str(demo.BUNDLE), "-v"]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_before_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["sightline.cli.main"], "parser", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "sightline: interrupted\n"
 
 
 def test_logging_is_left_as_it_was(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from sightline.dataset import attempts
 from sightline.dataset.attempts import Attempt
+from sightline.errors import SaveError
 
 A, B, C = (("a.png", "1"), ("b.png", "2"), ("c.png", "3"))
 ROW = {"path": "a.png", "score": 0.1 + 0.2, "map": bytes(range(256)), "regions": [{"x0": 1}]}
@@ -74,6 +76,30 @@ def test_a_line_torn_anywhere_costs_no_other(attempt: Path, tmp_path: Path) -> N
             assert past.causes == ({in_hand: "killed"} if in_hand and noted else {}), length
         attempts.stopped(attempt)
         assert attempts.past(tmp_path, "part").deaths == {}, length
+
+
+def test_a_full_disk_is_said_and_held_against_no_image(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    attempt = attempts.fresh(tmp_path, "part")
+    with Attempt(attempt) as notes:
+        notes.begin(A)
+        notes.explained(A, [ROW])
+        notes.begin(B)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (attempt.stat().st_size + 100, before[1]))
+        try:
+            with pytest.raises(SaveError, match=re.escape(str(attempt))):
+                notes.explained(B, [ROW])
+            attempt.with_name("full").symlink_to("/dev/full")
+            attempts.stopped(attempt.with_name("full"))  # no room for it: nobody minds
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    past = attempts.past(tmp_path, "part")
+    assert past.of(A) == [ROW]
+    assert past.of(B) is None
+    assert past.deaths == {}
+    with pytest.raises(SaveError, match="could not be written"):
+        Attempt(attempt / "below-a-file.jsonl")
 
 
 def test_a_shard_that_is_done_leaves_nothing(attempt: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(("b.png", "a/z.JPG", "a/b.tif", "B.bmp", "a.png")):
         draw(tmp_path / "set" / name, number)
         os.utime(tmp_path / "set" / name, ns=(LONG_AGO, LONG_AGO))
-    for name in (".hidden.png", "notes.txt", ".thumbs/a.png", "out/map.png", "report.pdf"):
+    for name in (".hidden.png", "notes.txt", ".thumbs/a.png", "out/map.png", "report.pdf", "line.mpg"):
         (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "set" / name).write_bytes(b"x")
     return tmp_path / "set"

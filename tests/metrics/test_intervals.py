@@ -60,3 +60,5 @@ def test_one_value_and_none() -> None:
         bootstrap([])
     with pytest.raises(MetricError, match="1 of 2"):
         bootstrap([1, float("nan")])
+    with pytest.raises(MetricError, match="seed=-1"):
+        bootstrap([1], seed=-1)

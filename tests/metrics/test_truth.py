@@ -125,6 +125,12 @@ def test_plain_boxes(tmp_path: Path) -> None:
     assert found["c.jpg"].region((6, 6), "good") is None
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(PLAIN), encoding="utf-8-sig")
+    assert read_annotations(path).keys() == PLAIN.keys()
+
+
 def test_coco(tmp_path: Path) -> None:
     found = read_annotations(_written(tmp_path, COCO))
     assert found["part/a.jpg"].label == "crack"  # 4 + 4.5 of area against 6
@@ -174,6 +180,7 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("no json", "is no JSON"),
+        ("[" * 200_000, "nested too deeply"),
         ([1, 2], "neither COCO's format"),
         ({"a": 3}, "neither COCO's format"),
         ({"a.jpg": {"boxes": [{"xyxy": [1, 2, 3]}]}}, "neither COCO's format"),

@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <limits>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -46,12 +48,30 @@ bool close(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && off * 1000 <= a.size();
 }
 
+/// Writes 16 bits of grey under a gamma of 1, and reads them.
+std::vector<std::uint8_t> grey_of_16_bits() {
+  const std::string name = "sightline-" + std::to_string(std::random_device{}()) + ".png";
+  const std::string path = (std::filesystem::temp_directory_path() / name).string();
+  const std::array<png_uint_16, 2> values{1000, 30000};
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = 2;
+  image.height = 1;
+  image.format = PNG_FORMAT_LINEAR_Y;
+  png_image_write_to_file(&image, path.c_str(), 0, values.data(), 0, nullptr);
+  const sightline::Picture picture = read_png(path);
+  std::filesystem::remove(path);
+  return picture.rgb;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   const std::string file = argv[1], other = argv[3];
   const sightline::Picture picture = read_png(argv[2]);
+
+  check(grey_of_16_bits() == std::vector<std::uint8_t>{4, 4, 4, 117, 117, 117}, "PNG is read without regard to its gamma");
 
   sightline::Explainer explainer(file, 1);
   const sightline::Facts facts = explainer.facts();
