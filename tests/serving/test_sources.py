@@ -49,6 +49,8 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", "deeper/c.png"):
         picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "report.pdf").touch()
+    (tmp_path / "._b.png").touch()  # as macOS writes them
     os.utime(tmp_path / "a.jpg", (1000.0, 2000.5))
     found = list(open_source(tmp_path))
     assert [frame.image for frame in found] == [tmp_path / "a.jpg", tmp_path / "b.png"]
@@ -58,8 +60,6 @@ def test_a_folder_gives_its_pictures_by_name(tmp_path: Path) -> None:
 def test_a_pattern_gives_the_files_that_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("z/1.png", "a/2.png", "a/b/3.png", "a/4.jpg"):
         picture(tmp_path / name)
-    (tmp_path / "report.pdf").touch()
-    (tmp_path / "._b.png").touch()  # as macOS writes them
     (tmp_path / "folder.png").mkdir()
     monkeypatch.chdir(tmp_path)
     assert [frame.name for frame in open_source("**/*.png")] == ["a/2.png", "a/b/3.png", "z/1.png"]
