@@ -189,6 +189,15 @@ class Decomposer:
         """Free the engines."""
         self._engines.close()
 
+    def open_stages(self) -> None:
+        """Open every stage now, which happens otherwise when it is first needed: the bundle's folder may go then.
+
+        Raises:
+            EngineError: the engine cannot open a stage.
+        """
+        for index in range(len(self.bundle.stages)):
+            self._engines.stage(index)
+
     def __enter__(self) -> Decomposer:
         return self
 

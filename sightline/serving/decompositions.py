@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 from sightline.bundle import MANIFEST, Bundle
-from sightline.runtime.decomposer import Decomposer, Progress
+from sightline.runtime.decomposer import Decomposer
 from sightline.runtime.hierarchy import Hierarchy
 from sightline.serving.refusal import RefusedError, stopping
 
@@ -62,23 +62,16 @@ class Decompositions:
             manifest = self._bundle.path / MANIFEST
             if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != self._bundle.hash:
                 raise RefusedError(503, f"{self._bundle.path.stem} is being replaced: send the request again.", retry=2)
-            self._decomposer = _Whole(self._bundle, self._engine, threads=self._threads, progress=self._advanced)
+            decomposer = Decomposer(self._bundle, self._engine, threads=self._threads, progress=self._advanced)
+            try:
+                decomposer.open_stages()
+            except BaseException:
+                decomposer.close()
+                raise
+            self._decomposer = decomposer
         return asked(self._decomposer)
 
     def _advanced(self, *_: int) -> None:
         """The decomposer's progress: called once for every decision."""
         if self._abandoned:
             raise stopping()
-
-
-class _Whole(Decomposer):
-    """Opens all stages at once, whatever becomes of the folder then."""
-
-    def __init__(self, bundle: Bundle, engine: str, *, threads: int | None, progress: Progress) -> None:
-        super().__init__(bundle, engine, threads=threads, progress=progress)
-        try:
-            for index in range(len(bundle.stages)):
-                self._engines.stage(index)
-        except BaseException:
-            self.close()
-            raise
