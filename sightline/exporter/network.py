@@ -267,8 +267,12 @@ def _free_batch(graph: ir.Graph, image: ir.Value) -> None:
         shape = node.inputs[1].const_value if node.op_type == "Reshape" and node.inputs[1] is not None else None
         if shape is not None and shape.size > 1 and node.inputs[0] in dependent:
             sizes = shape.numpy().copy()
-            if sizes[0] == batch and not node.attributes.get_int("allowzero", 0):
-                sizes[0] = 0
+            if node.attributes.get_int("allowzero", 0):  # torch writes it everywhere, though nothing is empty
+                if 0 in sizes:
+                    continue
+                node.attributes.pop("allowzero")
+            if sizes[0] == batch:
+                sizes[0] = 0 if -1 in sizes else -1
                 free = ir.val(f"{node.outputs[0].name}.shape", const_value=ir.tensor(sizes))
                 graph.register_initializer(free)
                 node.replace_input_with(1, free)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sightline import bundle
@@ -27,6 +28,7 @@ from sightline.errors import (
 from sightline.exporter import export, inspect_onnx
 from sightline.exporter.rules import RULES
 from tests.exporter.conftest import attribute, relative_error, run
+from tests.zoo import fitted
 
 SIDE, CLASSES = 16, 5
 BLOCKS = [("early", 8, 8), ("late", 12, 4)]
@@ -173,6 +175,23 @@ def test_a_softmax_of_opset_11_is_recognised(tmp_path: Path) -> None:
 def test_a_batch_of_one_baked_into_the_file_becomes_free(tmp_path: Path, opset: int, flattening: str) -> None:
     network = Cnn(opset=opset, batch=1, flattening=flattening)
     assert_works(export(network.save(tmp_path), tmp_path / "a.sightline"))
+
+
+def test_a_file_that_torch_writes_by_default(tmp_path: Path) -> None:
+    """A batch of one, and Reshapes that would take a 0 for nothing."""
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 6, 3, 2, 1), torch.nn.ReLU()
+    )
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    module = fitted(torch.nn.Sequential(layers, torch.nn.Flatten(), torch.nn.Linear(96, 5)), image)
+    torch.onnx.export(module, (image,), tmp_path / "net.onnx", verbose=False)
+    nodes = onnx.load(tmp_path / "net.onnx").graph.node
+    assert any(found.name == "allowzero" and found.i for node in nodes for found in node.attribute)
+    made = export(tmp_path / "net.onnx", tmp_path / "a.sightline")
+    both = torch.cat([image, image.flip(3)])
+    found = run(made.classifier, {made.input.name: both.numpy()})["logits"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, module(both).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(
