@@ -121,6 +121,22 @@ def bundle(small: torch.nn.Module, image: torch.Tensor, tmp_path_factory: pytest
     return export(small, tmp_path_factory.mktemp("small") / "small.sightline", example=image)
 
 
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_an_example_with_a_plain_background_is_no_reason_to_refuse(
+    tmp_path: Path, image: torch.Tensor, value: float
+) -> None:
+    """There values tie in the max-pool, and the self-check's difference quotients do not exist."""
+    network = Small()
+    network.first.append(torch.nn.MaxPool2d(3, 2, 1))
+    module = fitted(network, image)
+    plain = torch.full_like(image, value)
+    plain[:, :, 4:9, 6:12] = image[:, :, 4:9, 6:12]
+    made = export(module, tmp_path / "plain.sightline", example=plain)
+    got = attribute(made, plain.numpy(), 2)
+    want = seeded_gradient(module.double(), plain.double(), 2, ["second"])
+    assert relative_error(got[made.blocks[-1].gradient][0], want.gradients[0].numpy()) <= TOLERANCE
+
+
 def test_group_normalisation_in_every_block(tmp_path: Path, image: torch.Tensor) -> None:
     """onnx infers no shape behind a GroupNormalization; what batch there is must not be lost there."""
     network = Small()
