@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sightline import bundle
 from sightline.errors import ExportError, SelfCheckError
 from sightline.exporter.check import CLASSIFIER_TOLERANCE, TINY
-from sightline.exporter.source import run_torch
+from sightline.exporter.source import evaluating, run_torch
 
 if TYPE_CHECKING:
     import torch
@@ -64,22 +64,21 @@ def save_program(
     device = parameter.device if parameter is not None else torch.device("cpu")
     # A batch of two: torch takes a dimension of one for a constant.
     batch = torch.zeros(2, *example_shape, device=device)
-    training = module.training
-    module.eval()
     try:
-        classifier = _export(module, batch).module()
-        found = _end(classifier, activation, image)
-        if found != ending:
-            raise ExportError(
-                f"torch.export finds {type(module).__name__} to end in {found or 'logits'}, but its ONNX graph ends in "
-                f"{ending or 'logits'}: return the logits from the module, and pass activation=…, or export it without "
-                "a torch program."
-            )
-        program = _export(classifier, batch)
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
+        with evaluating(module):
+            classifier = _export(module, batch).module()
+            found = _end(classifier, activation, image)
+            if found != ending:
+                raise ExportError(
+                    f"torch.export finds {type(module).__name__} to end in {found or 'logits'}, but its ONNX graph "
+                    f"ends in {ending or 'logits'}: return the logits from the module, and pass activation=…, or "
+                    "export it without a torch program."
+                )
+            program = _export(classifier, batch)
+            if device.type != "cpu":
+                from torch.export.passes import move_to_device_pass
 
-            program = move_to_device_pass(program, "cpu")
+                program = move_to_device_pass(program, "cpu")
     except ExportError:
         raise
     except Exception as error:  # torch.export's own errors share no base class
@@ -87,8 +86,6 @@ def save_program(
             f"torch.export could not export {type(module).__name__}: {error}\nIf it branches on its input, remove "
             "that; or export it without a torch program."
         ) from error
-    finally:
-        module.train(training)
     _anonymise(program)
     torch.export.save(program, folder / PROGRAM)
     difference = _error(module, folder / PROGRAM, example_shape, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,8 @@ def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir
     device = parameter.device if parameter is not None else torch.device("cpu")
     # A batch of two: torch takes a dimension of one for a constant.
     batch = torch.from_numpy(np.repeat(example[:1], 2, axis=0)).to(device)
-    training = module.training
-    module.eval()
     try:
-        with warnings.catch_warnings():
+        with evaluating(module), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -120,11 +119,21 @@ def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir
             f"torch.onnx could not export {type(module).__name__}: {error}\nIf it branches on its input, remove that; "
             "or export it to ONNX your own way and pass the file."
         ) from error
-    finally:
-        module.train(training)
     if program is None:
         raise ExportError(f"torch.onnx exported nothing for {type(module).__name__}.")
     return program.model
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and each of its parts in its own mode again: some may be frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def run_torch(module: torch.nn.Module, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -132,13 +141,8 @@ def run_torch(module: torch.nn.Module, images: npt.NDArray[np.float32]) -> npt.N
     import torch
 
     parameter = next(module.parameters(), None)
-    training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            output: Any = module(torch.from_numpy(images).to(parameter.device if parameter is not None else "cpu"))
-    finally:
-        module.train(training)
+    with evaluating(module), torch.inference_mode():
+        output: Any = module(torch.from_numpy(images).to(parameter.device if parameter is not None else "cpu"))
     if not isinstance(output, torch.Tensor):
         raise ExportError(
             f"{type(module).__name__} returns {type(output).__name__}, not one tensor: wrap it in a module that "

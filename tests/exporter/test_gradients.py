@@ -121,6 +121,13 @@ def bundle(small: torch.nn.Module, image: torch.Tensor, tmp_path_factory: pytest
     return export(small, tmp_path_factory.mktemp("small") / "small.sightline", example=image)
 
 
+def test_the_module_is_left_in_the_modes_of_its_parts(tmp_path: Path, image: torch.Tensor) -> None:
+    module = Small().train()
+    module.second.eval()  # frozen, as in fine-tuning
+    export(module, tmp_path / "modes.sightline", example=image)
+    assert (module.training, module.first.training, module.second.training) == (True, True, False)
+
+
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_an_example_with_a_plain_background_is_no_reason_to_refuse(
     tmp_path: Path, image: torch.Tensor, value: float
