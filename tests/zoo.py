@@ -204,18 +204,26 @@ def clear_of_kinks(x: Tensor) -> Tensor:
 
 
 def window_gap(x: Tensor) -> Tensor:
-    """Per channel of 1×C×H×W, between the two largest values of 2×2 and 3×3 windows, in standard deviations."""
+    """Per channel of 1×C×H×W, between the two largest values of what one or two max-pools see, in standard deviations.
+
+    2×2 and 3×3 windows, and 7×7 ones: a 3×3 window behind a 3×3 one of stride 2, as GoogLeNet has.
+    """
     if min(x.shape[2:]) < 3:
         return torch.full((x.shape[1],), torch.inf)
     smallest = torch.full((x.shape[1],), torch.inf)
-    padded = F.pad(x[0], (1, 1, 1, 1), value=-torch.inf)
-    for size in (2, 3):
-        rows, columns = padded.shape[1] - size + 1, padded.shape[2] - size + 1
-        views = [padded[:, i : i + rows, j : j + columns] for i in range(size) for j in range(size)]
-        first, second = views[0], torch.full_like(views[0], -torch.inf)
-        for view in views[1:]:
-            first, second = torch.maximum(first, view), torch.maximum(second, torch.minimum(first, view))
-        smallest = torch.minimum(smallest, (first - second).amin((1, 2)))
+    padded = F.pad(x[0], (3, 3, 3, 3), value=-torch.inf)
+    for size in (2, 3, 7):
+        first, second = padded, torch.full_like(padded, -torch.inf)
+        for dim in (1, 2):
+            strips = [
+                [values.narrow(dim, at, values.shape[dim] - size + 1) for values in (first, second)]
+                for at in range(size)
+            ]
+            first, second = strips[0]
+            for largest, next_to_it in strips[1:]:
+                second = torch.maximum(torch.minimum(first, largest), torch.maximum(second, next_to_it))
+                first = torch.maximum(first, largest)
+        smallest = torch.minimum(smallest, (first - second).nan_to_num(torch.inf).amin((1, 2)))
     return smallest / (x[0].std((1, 2)) + 1e-12)
 
 

@@ -68,7 +68,7 @@ def quantize(source: Bundle, path: Path, images: Iterable[Floats], symmetric: bo
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
-        reduce_range=False,
+        reduce_range=True,  # with 8 bits, two products of a weight and a uint8 overflow the 16 bits of AVX2 and SSE
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         tensors_range=ranges,

@@ -118,6 +118,20 @@ def test_a_file_is_whole_and_says_nothing_of_this_machine(surface: Bundle, varia
     assert len(content) < 0.6 * sum(map(len, files(bundle.load(demo.BUNDLE)).values()))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_product_overflows_on_a_cpu_without_vnni(small: Bundle, symmetric: bool) -> None:
+    """Such CPUs add two products of a uint8 and a weight in 16 bits: 2·255·64 is the most that fits."""
+    graph = onnx.load(add_precision(small, "int8", images=images(), symmetric=symmetric).graph("int8")).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    matrices = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    weights = [constants[producers[node.input[1]].input[0]] for node in matrices]
+    assert weights
+    for each in weights:
+        assert each.dtype == np.int8
+        assert 48 <= np.abs(each.astype(int)).max() <= 64
+
+
 def test_the_logits_are_not_rounded_to_8_bits(surface: Bundle) -> None:
     graph = onnx.load(surface.graph("int8")).graph
     producers = {name: node for node in graph.node for name in node.output}

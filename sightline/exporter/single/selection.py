@@ -41,7 +41,9 @@ def above_otsu(w: Writer, alpha: Term) -> Term:
 def shares(w: Writer, alpha: Term, flags: Term) -> Term:
     """α_k/β where a map is flagged, less than any share elsewhere: C."""
     beta = largest(w, alpha)
-    return w.where(flags, alpha / w.where(beta > 0.0, beta, 1.0), LEFT_OUT)
+    ratios = alpha / w.where(beta > 0.0, beta, 1.0)
+    # Where engines multiply by a reciprocal, β/β is not always 1, and the largest maps of the blocks no longer tie.
+    return w.where(flags, w.where(alpha < beta, ratios, 1.0), LEFT_OUT)
 
 
 def largest(w: Writer, alpha: Term) -> Term:
