@@ -12,7 +12,7 @@ import ast
 import difflib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -36,19 +36,17 @@ _NONLINEAR = {
     "PRelu",
 } | {"Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu"}
 _PASSING = {"Pad", "Dropout", "Identity", "Cast"}
-_ACTIVATED = {
-    "BatchNormalization",
-    "Clip",
-    "HardSwish",
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Elu",
-    "Mul",
-    "Swish",
-    "Gelu",
-    "Mish",
-}
+_NORMALIZATIONS = {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"}
+_ELEMENTWISE = (
+    _NORMALIZATIONS
+    | {"Clip", "HardSwish", "Relu", "LeakyRelu", "PRelu", "Elu", "Swish", "Gelu", "Mish"}
+    | {"Add", "Sub", "Mul", "Div", "Reshape", "Transpose"}
+)
+"""What stands between two convolutions without mixing maps: norms, activations, and what they are written with."""
+_PARTS = {"Split", "Slice", "Concat"}
+"""Depthwise convolutions of several sizes, or Ghost modules."""
+_REARRANGING = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 logger = logging.getLogger(__name__)
@@ -82,12 +80,13 @@ def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str)
         NoBlocksError: nothing in the graph is a convolutional block.
     """
     chosen: list[Cut] = []
-    for level in _levels(cuts(graph, image, logits, layout)):
+    found = cuts(graph, image, logits, layout)
+    for level in _levels(found):
         before = chosen[-1].convolutions if chosen else 0
         candidates = [cut for cut in level if cut.convolutions > before and cut.activated and cut.learned_after]
         candidates = [cut for cut in candidates if _operator(cut.value) not in _PASSING]
         if candidates:
-            chosen.append(_narrow(candidates))
+            chosen.append(_narrow(candidates, found[found.index(level[-1]) + 1 :]))
     if not chosen:
         raise NoBlocksError(
             "no convolutional block was found: no feature map lies on every path from the image to the logits. "
@@ -106,7 +105,7 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
                 uses[value] = uses.get(value, 0) + 1
     inside = {image} | {value for node in nodes for value in node.outputs}
     learned = sum(_is_learned(node) for node in nodes)
-    first = {image: layout == "NCHW"}
+    grids = {image: _Grid(layout == "NCHW", *_sides(image, layout))}
     live = {image}
     convolutions, activated = 0, False
     found = []
@@ -121,9 +120,9 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
         activated |= node.op_type in _NONLINEAR
         learned -= _is_learned(node)
         output = node.outputs[0]
-        first[output] = _channels_first(node, first.get(dependent[0], True))
+        grids.update((value, grids[dependent[0]].behind(node, value)) for value in node.outputs)
         shape = tuple(output.shape or ())
-        if live == {output} and len(shape) == 4 and first[output]:
+        if live == {output} and len(shape) == 4 and grids[output].last:
             _, channels, height, width = (size if isinstance(size, int) else 0 for size in shape)
             if height * width > 1:
                 found.append(Cut(output, (channels, height, width), convolutions, activated, learned))
@@ -177,25 +176,53 @@ def _levels(found: Sequence[Cut]) -> list[list[Cut]]:
     return levels
 
 
-def _narrow(level: Sequence[Cut]) -> Cut:
+def _narrow(level: Sequence[Cut], behind: Sequence[Cut]) -> Cut:
     """The last cut of a level or, where that is the expanded tensor inside an inverted bottleneck, the narrow one.
 
-    The expanded tensor feeds a strided depthwise convolution and comes from a pointwise one. A pointwise convolution
-    behind a depthwise one is no expansion but the second half of a separable convolution (MobileNetV1).
+    The expanded tensor enters a depthwise down-sampling, and a convolution behind that makes it no wider. (One that
+    makes it wider is the second half of a separable convolution, as in MobileNetV1.)
+
+    Args:
+        level: the cuts to choose from.
+        behind: the cuts of the next levels.
     """
     last = level[-1]
-    if not any(
-        _is_depthwise(node) and max(node.attributes.get_ints("strides", [1])) > 1 for node in _readers(last.value)
-    ):
+    expansion = _mixing_before(last.value)
+    if expansion is None or not _shrunk_by_depthwise(last.value):
         return last
-    expansion = _convolution_before(last.value)
-    if expansion is None or not _is_pointwise(expansion):
+    cuts_of = {cut.value: cut for cut in level}
+    narrow = cuts_of.get(_entered(expansion), last)
+    projection = next((cut for cut in behind if _mixing_before(cut.value) not in (None, expansion)), last)
+    wide, projected = last.shape[0], projection.shape[0]
+    if narrow.shape[0] >= wide or projected > wide:
         return last
-    narrow = next((cut for cut in level if cut.value is expansion.inputs[0]), None)
-    if narrow is None or narrow.shape[0] >= last.shape[0]:
+    start = _convolution_before(narrow.value)
+    if start is None or not _is_depthwise(start):
+        return narrow
+    if projected == wide:  # a row of separable convolutions
         return last
-    source = _convolution_before(narrow.value)
-    return last if source is not None and _is_depthwise(source) else narrow
+    # MobileNetV4 may begin with a depthwise convolution: the block's input lies before that.
+    before = cuts_of.get(_entered(start), narrow)
+    return before if before.shape[0] == narrow.shape[0] else narrow
+
+
+def _shrunk_by_depthwise(value: ir.Value) -> bool:
+    """Whether the next thing that shrinks a tensor is a depthwise convolution, or a pooling behind one."""
+    before = _convolution_before(value)
+    seen = {value}
+    waiting = [(value, before is not None and _is_depthwise(before))]
+    while waiting:
+        value, deep = waiting.pop()
+        for node, _ in value.uses():
+            depthwise = _is_depthwise(node)
+            strided = max(node.attributes.get_ints("strides", [1])) > 1
+            if strided and (depthwise or (deep and node.op_type == "AveragePool")):
+                return True
+            passes = node.op_type in _PASSING | _ELEMENTWISE | _PARTS or (depthwise and not strided)
+            if passes and not seen.intersection(node.outputs):
+                seen.update(node.outputs)
+                waiting += [(output, deep or depthwise) for output in node.outputs]
+    return False
 
 
 def _between(graph: ir.Graph, image: ir.Value, logits: ir.Value) -> list[ir.Node]:
@@ -213,26 +240,44 @@ def _between(graph: ir.Graph, image: ir.Value, logits: ir.Value) -> list[ir.Node
     return nodes[::-1]
 
 
-def _channels_first(node: ir.Node, before: bool) -> bool:
-    """Whether a node's output is N×C×H×W, knowing that of its input."""
-    if node.op_type == "Transpose":
-        permutation = list(node.attributes.get_ints("perm", []))
-        if permutation in ([0, 2, 3, 1], [0, 3, 1, 2]):
-            return permutation == [0, 3, 1, 2]
-        return before
-    return True if node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool") else before
+@dataclass(frozen=True)
+class _Grid:
+    """Where a tensor has its pixels."""
+
+    last: bool
+    """Whether its last two axes are the pixels, as in N×C×H×W."""
+    height: int
+    width: int
+    """Of the last tensor of which that is known."""
+
+    def behind(self, node: ir.Node, output: ir.Value) -> _Grid:
+        """The same of a node's output."""
+        shape = tuple(output.shape or ())
+        height, width = (size if isinstance(size, int) else 0 for size in shape[2:]) if len(shape) == 4 else (0, 0)
+        if node.op_type in _REARRANGING:
+            return self._rearranged(height, width)
+        if self.last and len(shape) == 4 and node.op_type not in _PRODUCTS:
+            return _Grid(True, height, width)
+        return replace(self, last=False)
+
+    def _rearranged(self, height: int, width: int) -> _Grid:
+        """Pixels again where the last axes are in proportion: tokens put back, or pixels put into channels."""
+        whole = height * width > 0 and self.height % height == 0 and self.width % width == 0
+        if whole and self.height // height == self.width // width:
+            return _Grid(True, height, width)
+        return replace(self, last=False)
+
+
+def _sides(image: ir.Value, layout: str) -> tuple[int, int]:
+    """Height and width of the image."""
+    _, *sizes = (size if isinstance(size, int) else 0 for size in image.shape or ())
+    return (sizes[1], sizes[2]) if layout == "NCHW" else (sizes[0], sizes[1])
 
 
 def _is_learned(node: ir.Node) -> bool:
     return node.op_type in _LEARNED and any(
         value is not None and value.const_value is not None for value in node.inputs
     )
-
-
-def _is_pointwise(node: ir.Node) -> bool:
-    weights = node.inputs[1]
-    kernel = tuple(weights.shape or ())[2:] if weights is not None else ()
-    return node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1 and set(kernel) == {1}
 
 
 def _is_depthwise(node: ir.Node) -> bool:
@@ -249,23 +294,36 @@ def _operator(value: ir.Value) -> str:
     return node.op_type if node is not None else ""
 
 
-def _readers(value: ir.Value) -> list[ir.Node]:
-    """The nodes that use a tensor, through padding and the like."""
-    readers = []
-    for node, _ in value.uses():
-        readers += _readers(node.outputs[0]) if node.op_type in _PASSING else [node]
-    return readers
-
-
-def _convolution_before(value: ir.Value) -> ir.Node | None:
-    """The convolution whose normalised and activated output this is."""
-    node = value.producer()
-    while node is not None and node.op_type in _ACTIVATED:
-        # x·sigmoid(x): both factors come from x; follow the one that is not the gate.
+def _convolution_before(value: ir.Value | None) -> ir.Node | None:
+    """The convolution whose normalised and activated output this is, or a part of which it is."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in _ELEMENTWISE | _PASSING | _PARTS:
         sources = [each for each in node.inputs if each is not None and each.const_value is None]
+        if node.op_type == "Add" and len(sources) > 1:  # a residual sum
+            return None
+        # x·sigmoid(x): both factors come from x; follow the one that is not the gate.
         ungated = [each for each in sources if _operator(each) not in ("Sigmoid", "HardSigmoid")]
         node = ungated[0].producer() if ungated else None
     return node if node is not None and node.op_type == "Conv" else None
+
+
+def _mixing_before(value: ir.Value) -> ir.Node | None:
+    """The last convolution before a tensor that is not depthwise."""
+    node = _convolution_before(value)
+    while node is not None and _is_depthwise(node):
+        node = _convolution_before(node.inputs[0])
+    return node
+
+
+def _entered(convolution: ir.Node) -> ir.Value:
+    """What a convolution was made from: the tensor of which its input is a part, or a padded copy."""
+    (value, *_) = convolution.inputs
+    assert value is not None
+    node = value.producer()
+    while node is not None and node.op_type in _PASSING | {"Split", "Slice"} and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def _module_outputs(graph: ir.Graph) -> dict[str, list[ir.Value]]:

@@ -135,11 +135,7 @@ def _read(
     if isinstance(model, (str, Path)):
         file = Path(model)
         network = prepare(read_onnx(file), size, activation, output)
-        original = check.session(file)
-        (image,) = (value.name for value in original.get_inputs())
-        # A graph's own name for what became "logits" or "probabilities".
-        result = output or original.get_outputs()[0].name
-        return lambda images: np.asarray(original.run([result], {image: images})[0], np.float32), network
+        return _original(file, output), network
     if not (hasattr(model, "parameters") and hasattr(model, "forward")):
         raise ExportError(
             f"a {type(model).__name__} cannot be exported: pass a torch module or the path of an ONNX file."
@@ -148,6 +144,29 @@ def _read(
         raise ExportError("a torch module does not say its input's size: pass example=… or input_shape=(C, H, W).")
     network = prepare(trace_torch(model, np.zeros((1, *size), np.float32)), size, activation, output)
     return lambda images: run_torch(model, images), network
+
+
+def _original(file: Path, output: str | None) -> check.Reference:
+    """An ONNX file as it is, for one image at a time.
+
+    Raises:
+        ExportError: ONNX Runtime does not open it.
+    """
+    try:
+        original = check.session(file)
+    except Exception as error:  # onnxruntime's own errors share no base class
+        raise ExportError(f"ONNX Runtime, by which exports are checked, cannot open {file}: {error}") from error
+    (image,) = original.get_inputs()
+    batch = image.shape[0] if isinstance(image.shape[0], int) else 1
+    dtype = np.float16 if image.type == "tensor(float16)" else np.float32
+    # A graph's own name for what became "logits" or "probabilities".
+    result = output or original.get_outputs()[0].name
+
+    def run(images: check.Floats) -> check.Floats:
+        (found,) = original.run([result], {image.name: np.repeat(images, batch, axis=0).astype(dtype)})
+        return np.asarray(found, np.float32).reshape(batch, -1)[:1]
+
+    return run
 
 
 def _stages(

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+from onnx import defs
 from onnxscript import optimizer, version_converter
 
 from sightline import bundle
@@ -34,7 +36,16 @@ FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
 }
 BATCH = "N"
 """Name of the dynamic dimension."""
+FIXED_BATCH = (
+    "If the file fixes its batch size inside (a Reshape, Expand or Resize), export it from its framework with a "
+    "dynamic batch."
+)
 _PASSING = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+_QUANTIZED = {
+    *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"),
+    *("QLinearConv", "QLinearMatMul", "QuantizeLinear"),
+}
 
 _CONVERTER_LOG = logging.getLogger("onnxscript.version_converter")
 
@@ -58,6 +69,8 @@ class Network:
     activation: bundle.Activation
     ending: str | None
     """The operator the original graph ends in, where that is an activation that was taken off."""
+    halves: bool
+    """Whether the original graph computes in float16."""
 
 
 def prepare(
@@ -78,11 +91,19 @@ def prepare(
         UnsupportedOperatorError: an operator is none of the ONNX standard's.
         ExportError: not one image input, a size left open, not one N×K output, too old an opset.
     """
+    halves = _raise_halves(model)
     _upgrade(model)
     graph = model.graph
     for node in graph:
-        if node.domain not in ("", "ai.onnx"):
-            raise UnsupportedOperatorError(f"{node.domain}::{node.op_type}", node.name or "", "is no standard operator")
+        if node.op_type in _QUANTIZED:
+            raise ExportError(
+                f"the network computes in 8-bit integers ({node.op_type} at node {node.name or '?'!r}), which have no "
+                "gradient: export the float32 network that it was made from; int8 is a precision to choose when it "
+                "runs (sightline build BUNDLE --precision int8 --images …)."
+            )
+        if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type):
+            operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            raise UnsupportedOperatorError(operator, node.name or "", "is no standard operator")
     image = _image_input(graph)
     result = _classes_output(graph, output)
     _rename_reserved(graph, image)
@@ -99,7 +120,9 @@ def prepare(
     single = _single(model, (1, *size))
     shape = static_shape(single.graph.outputs[0])
     classes = math.prod(shape[1:])
-    if len(shape) < 2 or (classes != max(shape[1:]) and activation != "none"):
+    if len(shape) > 1 and shape[0] != 1:
+        raise ExportError(f"the output {logits.name!r} has shape {shape} for a single image. {FIXED_BATCH}")
+    if shape[:1] != (1,) or (classes != max(shape[1:], default=1) and activation != "none"):
         raise ExportError(
             f"the output {logits.name!r} has shape {shape} for one image, where a classifier yields 1×K. Name another "
             "output (output=…, --output), cut the network after its logits, or, to explain functions of this output "
@@ -111,7 +134,7 @@ def prepare(
     for version, batch in ((model, BATCH), (single, 1)):
         _end(version.graph, kind, len(shape), (batch, classes))
         tidy(version)
-    return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending)
+    return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending, halves)
 
 
 def simplify(model: ir.Model) -> None:
@@ -162,6 +185,7 @@ def _upgrade(model: ir.Model) -> None:
         )
     if version < OPSET:
         logger.info("converting from opset %d to %d", version, OPSET)
+        tidy(model)  # a GroupNormalization is converted by the shape of its input
         _CONVERTER_LOG.addFilter(_is_failure)
         try:
             version_converter.convert_version(model, target_version=OPSET, fallback=True)
@@ -173,6 +197,35 @@ def _upgrade(model: ir.Model) -> None:
                 f"export it again from its framework with opset {OPSET}."
             )
     simplify(model)
+
+
+def _raise_halves(model: ir.Model) -> bool:
+    """Let a graph compute in float32 what it computes in float16; whether there was anything.
+
+    Its weights keep their values. Gradients in float16 would overflow, and engines lower precision when they open.
+    """
+    half, single = ir.DataType.FLOAT16, ir.DataType.FLOAT
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    nodes = [node for graph in graphs for node in graph.all_nodes()]
+    weights = [value for graph in graphs for value in graph.initializers.values()]
+    values = [*model.graph.inputs, *model.graph.outputs, *weights, *(value for node in nodes for value in node.outputs)]
+    halves = [value for value in values if value.dtype == half]
+    for value in halves:
+        value.dtype = single
+        if value.const_value is not None:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+    for node in nodes:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == half:
+                raised = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
+                node.attributes[name] = ir.AttrTensor(name, raised)
+                halves += node.outputs
+        if node.op_type == "Cast" and node.attributes.get_int("to", 0) == half:
+            node.attributes["to"] = ir.AttrInt64("to", single)
+            halves += node.outputs
+    if halves:
+        logger.info("the network computes in float16: it is raised to float32; choose a precision when it runs")
+    return bool(halves)
 
 
 def _is_failure(record: logging.LogRecord) -> bool:
@@ -312,7 +365,9 @@ def _end(graph: ir.Graph, activation: bundle.Activation, rank: int, shape: tuple
     builder = Builder(graph, "head/")
     logits = builder.term(graph.outputs[0])
     graph.outputs.clear()
-    if rank > 2:
+    if rank == 1:  # one logit, squeezed
+        logits = builder("Unsqueeze", logits, builder.integers((1,)))
+    elif rank > 2:
         logits = builder("Flatten", logits, axis=1)
     if activation == "softmax":
         probabilities = builder("Softmax", logits, axis=1)

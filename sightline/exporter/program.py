@@ -127,7 +127,8 @@ def _end(classifier: fx.GraphModule, activation: bundle.Activation, image: str) 
         raise ExportError("the module does not return one tensor: wrap it in a module that returns the logits.")
     found, logits = (None, result) if activation == "none" else _final_activation(result)
     with graph.inserting_before(output):
-        logits = graph.call_function(aten.flatten.using_ints, (logits, 1))
+        one = logits.meta["val"].ndim == 1  # one logit, squeezed
+        logits = graph.call_function(aten.unsqueeze.default if one else aten.flatten.using_ints, (logits, 1))
         # In a program that is cast to a lower precision, the activation stays in float32.
         logits = graph.call_function(aten.to.dtype, (logits, torch.float32))
         if activation == "softmax":

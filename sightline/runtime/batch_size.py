@@ -70,15 +70,20 @@ def measured(
                     if ratio < (1 - TOLERANCE) ** math.log2(size / best):
                         engine, challenger, best = challenger, engine, size
                 finally:
-                    challenger.close()
-                    gc.collect()  # its memory is the next one's
+                    _release(challenger)
             except OutOfMemoryError as error:
                 logger.info("batch size %d does not fit: %s", size, error)
                 break
     finally:
-        engine.close()
-        gc.collect()
+        _release(engine)
     return best, seconds
+
+
+def _release(engine: Engine) -> None:
+    """Close an engine whose memory is the next one's."""
+    engine.close()
+    if engine.device != "cpu":  # where a cycle may hold it; looking for one takes a second beside a loaded torch
+        gc.collect()
 
 
 def _compared(one: Engine, one_size: int, other: Engine, other_size: int, image: str) -> tuple[float, float, float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sightline.errors import NoBlocksError
 from sightline.exporter import export
-from tests.exporter.conftest import Exported
+from tests.exporter.conftest import Exported, attribute
 from tests.zoo import FAMILIES
 
 
@@ -40,14 +42,14 @@ def test_the_number_of_maps_is_that_of_the_paper(name: str, maps: int) -> None:
     assert sum(block.channels for block in family.blocks) == maps
 
 
-class PatchTransformer(torch.nn.Module):
+class PatchTransformer(nn.Module):
     """A vision transformer in small: its only convolution cuts the image into patches."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches = torch.nn.Conv2d(3, 16, 8, 8)
-        self.layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.head = torch.nn.Linear(16, 5)
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.head = nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.layer(self.patches(x).flatten(2).transpose(1, 2))
@@ -59,3 +61,167 @@ def test_a_patch_embedding_is_no_block(tmp_path: Path) -> None:
     with pytest.raises(NoBlocksError, match="no convolutional block"):
         export(PatchTransformer(), tmp_path / "vit.sightline", input_shape=(3, 32, 32))
     assert not list(tmp_path.iterdir())
+
+
+class Layered(nn.Module):
+    """A normalisation over the channels, channels last."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return y
+
+
+class Mixed(nn.Module):
+    """Depthwise convolutions of several sizes side by side, as in MixNet."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.parts = nn.ModuleList([nn.Conv2d(half, half, k, stride, k // 2, groups=half) for k in (3, 5)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(each) for part, each in zip(self.parts, x.chunk(2, 1), strict=True)], 1)
+
+
+class Blurred(nn.Module):
+    """A depthwise convolution that the blur behind it thins out."""
+
+    def __init__(self, channels: int, pooled: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        blur = nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False)
+        self.blur: nn.Module = nn.AvgPool2d(2) if pooled else blur
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.blur(torch.relu(self.conv(x)))
+        return y
+
+
+class Ghost(nn.Module):
+    """Half of the maps from a convolution, half from those, as in GhostNet."""
+
+    def __init__(self, narrow: int, wide: int) -> None:
+        super().__init__()
+        half = wide // 2
+        self.primary = nn.Sequential(nn.Conv2d(narrow, half, 1), nn.ReLU())
+        self.cheap = nn.Sequential(nn.Conv2d(half, half, 3, padding=1, groups=half), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.primary(x)
+        return torch.cat([y, self.cheap(y)], 1)
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def depthwise(channels: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1, groups=channels), nn.BatchNorm2d(channels))
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(pointwise(channels, 4 * channels), depthwise(4 * channels), nn.ReLU())
+        self.project = nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x + self.project(self.body(x))
+        return y
+
+
+INVERTED: dict[str, tuple[nn.Module, int]] = {
+    "plain": (nn.Sequential(pointwise(8, 32), depthwise(32, 2), nn.ReLU(), nn.Conv2d(32, 12, 1)), 8),
+    "as wide behind": (nn.Sequential(pointwise(8, 12), depthwise(12, 2), nn.ReLU(), nn.Conv2d(12, 12, 1)), 8),
+    "depthwise before": (
+        nn.Sequential(depthwise(8), pointwise(8, 32), depthwise(32, 2), nn.ReLU(), nn.Conv2d(32, 12, 1)),
+        8,
+    ),
+    "mixed": (nn.Sequential(pointwise(8, 32), Mixed(32, 2), nn.ReLU(), nn.Conv2d(32, 12, 1)), 8),
+    "blurred": (nn.Sequential(pointwise(8, 32), Blurred(32, False), nn.Conv2d(32, 12, 1)), 8),
+    "averaged": (nn.Sequential(pointwise(8, 32), Blurred(32, True), nn.Conv2d(32, 12, 1)), 8),
+    "group norm": (
+        nn.Sequential(nn.Conv2d(8, 32, 1), nn.GroupNorm(4, 32), nn.SiLU(), depthwise(32, 2), nn.Conv2d(32, 12, 1)),
+        8,
+    ),
+    "layer norm": (
+        nn.Sequential(nn.Conv2d(8, 32, 1), Layered(32), nn.GELU(), depthwise(32, 2), nn.Conv2d(32, 12, 1)),
+        8,
+    ),
+    "ghost": (nn.Sequential(Ghost(8, 32), depthwise(32, 2), nn.ReLU(), nn.Conv2d(32, 12, 1)), 8),
+    # No expansions: the last tensor before the down-sampling is the block's.
+    "separable": (nn.Sequential(depthwise(8), pointwise(8, 16), depthwise(16, 2), pointwise(16, 32)), 16),
+    "separable, as wide": (nn.Sequential(depthwise(8), pointwise(8, 16), depthwise(16, 2), pointwise(16, 16)), 16),
+    "max-pool": (nn.Sequential(pointwise(8, 32), nn.MaxPool2d(2), pointwise(32, 12)), 32),
+    "dense": (nn.Sequential(pointwise(8, 32), nn.Conv2d(32, 12, 3, 2, 1), nn.ReLU()), 32),
+}
+
+
+@pytest.mark.parametrize("name", INVERTED)
+def test_the_narrow_tensor_before_an_inverted_bottleneck_is_the_block(name: str, tmp_path: Path) -> None:
+    block, width = INVERTED[name]
+    behind = 32 if name == "separable" else 16 if name == "separable, as wide" else 12
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), Residual(8))
+    network = nn.Sequential(stem, block, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(behind, 5))
+    torch.manual_seed(0)
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.channels, block.height) for block in made.blocks] == [(width, 16), (behind, 8)]
+    if width == 8:
+        image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+        with torch.no_grad():
+            want = stem(torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(attribute(made, image)[made.blocks[0].features], want, atol=1e-5)
+
+
+class AttentionPool(nn.Module):
+    """What CLIP's ResNets end in: the mean asks all pixels."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.mixed = nn.Linear(channels, 3 * channels)
+        self.heads = heads
+        self.out = nn.Linear(channels, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        q, k, v = self.mixed(tokens).reshape(-1, tokens.shape[1], 3, self.heads, 4).permute(2, 0, 3, 1, 4)
+        pooled = torch.softmax(q @ k.transpose(2, 3) / 2, 3) @ v
+        y: torch.Tensor = self.out(pooled.transpose(1, 2).flatten(2)[:, 0])
+        return y
+
+
+class Unfolded(nn.Module):
+    """Pixels of the same place in their patches, side by side, as in MobileViTv2; and put back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        patches = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, c, 4, h * w // 4)
+        patches = torch.relu(self.conv(torch.relu(self.conv(patches))))
+        back = patches.reshape(n, c, 2, 2, h // 2, w // 2).permute(0, 1, 4, 2, 5, 3)
+        return back.reshape(n, c, h, w)
+
+
+def test_attention_heads_are_no_maps(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), AttentionPool(8, 2))
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 16, 16))
+    assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 8, 8)]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_unfolded_patches_are_no_maps_and_folded_ones_are(shuffled: bool, tmp_path: Path) -> None:
+    squeezed = nn.PixelUnshuffle(2) if shuffled else nn.Conv2d(8, 32, 2, 2)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), Unfolded(8), squeezed, nn.Conv2d(32, 6, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    )
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 16, 16), (6, 8, 8)]

@@ -158,6 +158,24 @@ def test_group_normalisation_in_every_block(tmp_path: Path, image: torch.Tensor)
         assert relative_error(got[block.gradient][0], gradient.numpy()) <= TOLERANCE
 
 
+@pytest.mark.parametrize("size", [(3, 5), (4, 3)])
+def test_an_adaptive_pooling_whose_windows_differ_in_size(
+    tmp_path: Path, image: torch.Tensor, size: tuple[int, int]
+) -> None:
+    """VGG on anything but 224×224; torch writes it as GatherND."""
+    network = Small()
+    network.second.append(torch.nn.AdaptiveAvgPool2d(size))
+    network.second.append(torch.nn.Conv2d(8, 8, 1))
+    module = fitted(network, image)
+    made = export(module, tmp_path / "pooled.sightline", example=image, blocks=["first", "second.0"])
+    assert "GatherND" in {node.op_type for node in onnx.load(made.classifier).graph.node}
+    got = attribute(made, image.numpy(), 2)
+    want = seeded_gradient(module.double(), image.double(), 2, ["first", "second.0"])
+    for block, gradient in zip(made.blocks, want.gradients, strict=True):
+        assert relative_error(got[block.gradient][0], gradient.numpy()) <= TOLERANCE
+    assert len(made.stages) == 2  # each checked with two gradients at once
+
+
 @pytest.mark.parametrize("target", range(7))
 def test_any_class_can_be_the_target(bundle: Bundle, small: torch.nn.Module, image: torch.Tensor, target: int) -> None:
     got = attribute(bundle, image.numpy(), target)

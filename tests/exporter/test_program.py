@@ -71,6 +71,16 @@ def test_logits_and_probabilities(
         torch.testing.assert_close(outputs[PROBABILITIES], wanted)
 
 
+@pytest.mark.parametrize("ending", [None, "Sigmoid"])
+def test_one_logit_whose_axis_is_squeezed(tmp_path: Path, ending: str | None) -> None:
+    module = Net(nn.Sequential(nn.Flatten(0), nn.Sigmoid() if ending else nn.Identity()), classes=1).eval()
+    save_program(module, tmp_path, example_shape=SHAPE, activation="sigmoid", ending=ending)
+    images = torch.randn(3, *SHAPE)
+    outputs = torch.export.load(tmp_path / PROGRAM).module()(images)
+    torch.testing.assert_close(outputs[LOGITS], module.logits(images).flatten(1))
+    torch.testing.assert_close(outputs[PROBABILITIES], module.logits(images).flatten(1).sigmoid())
+
+
 @pytest.mark.parametrize("layer", [None, nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
 def test_it_ends_where_the_onnx_graph_ends(tmp_path: Path, layer: nn.Module | None) -> None:
     module = Net(layer)

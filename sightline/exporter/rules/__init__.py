@@ -36,7 +36,7 @@ NO_GRADIENT = frozenset(
 )
 """Operators whose output is piecewise constant: the gradient ends there."""
 
-_UNBOUNDED = frozenset({"Div", "Exp", "Log", "Pow", "Reciprocal", "ReduceL2", "Sqrt"})
+_UNBOUNDED = frozenset({"Div", "Exp", "Log", "Pow", "Reciprocal", "Sqrt"})
 
 
 def unbounded(node: ir.Node) -> bool:

@@ -39,7 +39,9 @@ def _reduce_max(s: Step) -> Term:
 
 
 def _reduce_l2(s: Step) -> Term:
-    return s.x * _kept(s, s.g) / _kept(s, s.y)
+    """At zero, where there is no derivative, zero, as torch has it (ConvNeXtV2 divides by such norms)."""
+    norm = _kept(s, s.y)
+    return s.x * _kept(s, s.g) / s.builder.where(norm > 0.0, norm, 1.0)
 
 
 REDUCTION: dict[str, Rule] = {

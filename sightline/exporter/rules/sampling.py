@@ -1,7 +1,9 @@
-"""Operators that are a constant matrix along each axis: Gather, Slice, Pad, Resize. Their gradient is its transpose."""
+"""Operators that are a constant matrix along each axis, or along the first ones together: their gradient is its
+transpose."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,6 +33,20 @@ def _gather(s: Step) -> Term:
     rows = np.eye(shape[axis])[s.constant(1).reshape(-1)]
     flat = (*shape[:axis], len(rows), *shape[axis + 1 :])
     return s.builder.along_axis(s.builder.reshape(s.g, flat), rows.T, axis, len(shape))
+
+
+def _gather_nd(s: Step) -> Term:
+    """Entries of the first axes, as torch writes an adaptive pooling whose windows differ in size."""
+    if s.integer("batch_dims", 0):
+        raise s.unsupported("gathers row by row (batch_dims), which has no rule")
+    shape, indices = s.shape(), s.constant(1)
+    depth = indices.shape[-1]
+    leading, kept = shape[:depth], shape[depth:]
+    entries = np.ravel_multi_index(tuple(np.moveaxis(indices, -1, 0).reshape(depth, -1)), leading, mode="wrap")
+    matrix = np.eye(math.prod(leading))[entries]
+    gradient = s.builder.reshape_exactly(s.g, (len(entries), -1))
+    gradient = s.builder("MatMul", s.builder.constant(matrix.T, like=s.g), gradient)
+    return s.builder.reshape_exactly(gradient, (*leading, *((-1, *kept[1:]) if kept else ())))
 
 
 def _slice(s: Step) -> Term:
@@ -116,4 +132,10 @@ def _resize_matrix(s: Step, size: int, to: int, scale: float | None) -> Matrix:
     return np.asarray(rows[0, 0].T, np.float64)
 
 
-SAMPLING: dict[str, Rule] = {"Gather": _gather, "Pad": _pad, "Resize": _resize, "Slice": _slice}
+SAMPLING: dict[str, Rule] = {
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Slice": _slice,
+}
