@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -248,24 +249,24 @@ class _Grid:
     """Whether its last two axes are the pixels, as in N×C×H×W."""
     height: int
     width: int
-    """Of the last tensor of which that is known."""
+    """Of the last tensor N×C×H×W before it, or of the image."""
 
     def behind(self, node: ir.Node, output: ir.Value) -> _Grid:
         """The same of a node's output."""
-        shape = tuple(output.shape or ())
-        height, width = (size if isinstance(size, int) else 0 for size in shape[2:]) if len(shape) == 4 else (0, 0)
-        if node.op_type in _REARRANGING:
-            return self._rearranged(height, width)
-        if self.last and len(shape) == 4 and node.op_type not in _PRODUCTS:
-            return _Grid(True, height, width)
-        return replace(self, last=False)
+        shape = tuple(size if isinstance(size, int) else 0 for size in output.shape or ())
+        if node.op_type in _REARRANGING:  # pixels again: tokens put back, or pixels put into channels
+            last = len(shape) >= 4 and self._in_proportion(*shape[-2:])
+        else:
+            last = self.last and len(shape) >= 4 and node.op_type not in _PRODUCTS
+        return _Grid(True, *shape[-2:]) if last and len(shape) == 4 else replace(self, last=last)
 
-    def _rearranged(self, height: int, width: int) -> _Grid:
-        """Pixels again where the last axes are in proportion: tokens put back, or pixels put into channels."""
-        whole = height * width > 0 and self.height % height == 0 and self.width % width == 0
-        if whole and self.height // height == self.width // width:
-            return _Grid(True, height, width)
-        return replace(self, last=False)
+    def _in_proportion(self, height: int, width: int) -> bool:
+        """Whether every so many pixels, in both directions, make so many."""
+        factor = max(1, round(self.height / max(height, 1)))
+        return all(
+            size in (whole // factor, math.ceil(whole / factor))
+            for size, whole in ((height, self.height), (width, self.width))
+        )
 
 
 def _sides(image: ir.Value, layout: str) -> tuple[int, int]:

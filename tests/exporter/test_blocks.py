@@ -216,6 +216,31 @@ def test_attention_heads_are_no_maps(tmp_path: Path) -> None:
     assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 8, 8)]
 
 
+class Selective(nn.Module):
+    """Two convolutions side by side, stacked, weighed and summed, as in SKNet and ResNeSt."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList([nn.Conv2d(channels, channels, k, padding=k // 2) for k in (3, 5)])
+        self.weights = nn.Conv2d(channels, 2 * channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stacked = torch.stack([torch.relu(path(x)) for path in self.paths], 1)
+        weights = self.weights(stacked.sum(1).mean((2, 3), keepdim=True)).reshape(-1, 2, x.shape[1], 1, 1)
+        y: torch.Tensor = (stacked * weights.softmax(1)).sum(1)
+        return y
+
+
+def test_maps_behind_a_stack_of_them_are_maps(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU(), Selective(6)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    )
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 16, 16), (6, 8, 8)]
+    assert made.blocks[-1].name == "4"
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_unfolded_patches_are_no_maps_and_folded_ones_are(shuffled: bool, tmp_path: Path) -> None:
     squeezed = nn.PixelUnshuffle(2) if shuffled else nn.Conv2d(8, 32, 2, 2)
