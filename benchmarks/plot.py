@@ -2,7 +2,7 @@
 
     python benchmarks/plot.py [benchmarks/results/peers-resnet50.json …] [--output docs/images/benchmarks.svg]
 
-One panel a network. A bar is the time of a contender's masked pass over the raw engine's time per image: 1 is the
+One panel a record. A bar is the time of a contender's masked pass over the raw engine's time per image: 1 is the
 engine itself, and what lies beyond it is spent on masks, copies, batches that do not suit the engine, and waiting.
 """
 
@@ -123,7 +123,8 @@ def _panel(axes: Axes, record: Record) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.axvline(1.0, color="#333333", linewidth=1.0, linestyle="--", zorder=2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(record["parameters"]["network"], loc="left", fontweight="bold", fontsize=11)
+    title = f"{record['parameters']['network']} on {record['machine']['cpu']}"
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_xlabel("time per masked pass over the raw engine (log scale; whiskers: quartiles)", fontsize=9)
 
 

@@ -110,14 +110,18 @@ def export(
 
 
 def inspect_onnx(
-    path: str | Path, input_shape: Shape3 | None = None, blocks: Sequence[str] | None = None
+    path: str | Path,
+    input_shape: Shape3 | None = None,
+    blocks: Sequence[str] | None = None,
+    activation: bundle.Activation | None = None,
+    output: str | None = None,
 ) -> bundle.Manifest:
     """What a bundle made from an ONNX file would hold, without making it.
 
     Raises:
         ExportError: as :func:`export`.
     """
-    network = prepare(read_onnx(Path(path)), input_shape)
+    network = prepare(read_onnx(Path(path)), input_shape, activation, output)
     chosen, found = _blocks(network, blocks)
     try:
         attribution = attribution_graph(network, chosen)

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 import sightline
@@ -100,6 +101,30 @@ def test_inspecting_an_onnx_file(onnx_file: Path, folder: Path, capsys: pytest.C
     assert main(["inspect", str(onnx_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == 3
     assert list(folder.iterdir()) == []
+
+
+def test_inspecting_one_of_several_outputs(
+    onnx_file: Path, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = onnx.load(onnx_file)
+    (scores,) = model.graph.output
+    model.graph.output.append(onnx.helper.make_tensor_value_info("row", 1, None))
+    model.graph.node.append(onnx.helper.make_node("Identity", [scores.name], ["row"]))
+    path = tmp_path_factory.mktemp("several") / "two.onnx"
+    onnx.save(model, path)
+    assert main(["inspect", str(path)]) == 1
+    assert "--output" in capsys.readouterr().err
+    assert main(["inspect", str(path), "--output", "row", "--activation", "none", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["classes"], document["activation"]) == (3, "none")
+
+
+@pytest.mark.parametrize("option", ["--input=3x8x8", "--blocks=a", "--output=b", "--activation=none"])
+def test_what_is_about_an_onnx_file_is_refused_for_a_bundle(
+    bundle: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["inspect", str(bundle), option]) == 1
+    assert f"{option.split('=')[0]} is about an ONNX file" in capsys.readouterr().err
 
 
 def test_inspecting_what_is_neither(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
