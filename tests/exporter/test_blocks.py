@@ -241,6 +241,15 @@ def test_maps_behind_a_stack_of_them_are_maps(tmp_path: Path) -> None:
     assert made.blocks[-1].name == "4"
 
 
+def test_maps_whose_columns_were_mixed_are_no_maps(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    )
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.name, block.channels) for block in made.blocks] == [("1", 8)]
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_unfolded_patches_are_no_maps_and_folded_ones_are(shuffled: bool, tmp_path: Path) -> None:
     squeezed = nn.PixelUnshuffle(2) if shuffled else nn.Conv2d(8, 32, 2, 2)
