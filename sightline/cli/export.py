@@ -11,6 +11,7 @@ from typing import Any
 from sightline.cli import single_file
 from sightline.errors import ExportError
 
+ACTIVATIONS = ("softmax", "sigmoid", "none")
 NAME = "export"
 HELP = "turn an ONNX file or a torch module into a bundle"
 DESCRIPTION = """\
@@ -54,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="A,B,…|FILE", type=labels, help="class names, or a file with one per line")
     parser.add_argument("--blocks", metavar="N,…", type=names, help="block outputs to use instead of those found")
-    parser.add_argument(
-        "--activation", choices=("softmax", "sigmoid", "none"), help="what follows the logits, if it is not recognised"
-    )
+    parser.add_argument("--activation", choices=ACTIVATIONS, help="what follows the logits, if it is not recognised")
     parser.add_argument("--output", metavar="NAME", help="the output with the classes, where the network has several")
     parser.add_argument(
         "--torch-program", action="store_true", help="add the torch module itself, for the engines torch and torch-cuda"

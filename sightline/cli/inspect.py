@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sightline.cli.export import names, shape
+from sightline.cli.export import ACTIVATIONS, names, shape
 from sightline.errors import BundleError
 
 NAME = "inspect"
@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="CxHxW", type=shape, help="ONNX file: input shape, if it leaves it open")
     parser.add_argument("--blocks", metavar="N,…", type=names, help="ONNX file: block outputs instead of those found")
     parser.add_argument("--output", metavar="NAME", help="ONNX file: the output with the classes, if it has several")
-    parser.add_argument(
-        "--activation", choices=("softmax", "sigmoid", "none"), help="ONNX file: what follows the logits"
-    )
+    parser.add_argument("--activation", choices=ACTIVATIONS, help="ONNX file: what follows the logits")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

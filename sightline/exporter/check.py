@@ -120,8 +120,8 @@ def _holds(error: float, rounding: float) -> bool:
 
 
 def _classifier_error(folder: Path, network: Network, reference: Reference, images: Floats) -> float:
-    classifier = session(folder / bundle.CLASSIFIER)
     try:
+        classifier = session(folder / bundle.CLASSIFIER)
         logits, probabilities = classifier.run([bundle.LOGITS, bundle.PROBABILITIES], {network.image: images})
     except Exception as error:  # onnxruntime's own errors share no base class
         raise SelfCheckError(

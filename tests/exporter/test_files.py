@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from sightline.errors import (
     SightlineError,
     UnsupportedOperatorError,
 )
-from sightline.exporter import export, inspect_onnx
+from sightline.exporter import check, export, inspect_onnx
 from sightline.exporter.rules import RULES
 from tests.exporter.conftest import attribute, relative_error, run
 from tests.zoo import fitted
@@ -292,6 +293,14 @@ def test_a_file_that_computes_in_float16_is_raised_to_float32(tmp_path: Path, ke
     whole = export(Cnn().save(tmp_path), tmp_path / "whole.sightline")
     ours, theirs = (attribute(each, x[:1], 2)["gradient.0"] for each in (made, whole))
     assert relative_error(ours, theirs) <= 5e-3
+
+
+def test_a_float16_file_is_checked_as_precisely_as_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "CLASSIFIER_TOLERANCE", 1e-6)
+    half = convert_float_to_float16(Cnn().model(), disable_shape_infer=True)
+    onnx.save(half, tmp_path / "half.onnx")
+    made = export(tmp_path / "half.onnx", tmp_path / "half.sightline")
+    assert 1e-6 < made.manifest.checks["classifier"] < 1e-2
 
 
 def test_a_batch_of_eight_baked_into_the_file_becomes_free(tmp_path: Path) -> None:
@@ -650,3 +659,23 @@ def test_the_figures_of_the_self_check_stand_in_the_manifest(tmp_path: Path, cap
     assert set(made.manifest.checks) == {"classifier", "gradient.0", "gradient.1", "stage.0", "stage.1"}
     assert made.manifest.checks["classifier"] < 1e-5
     assert "self-check" in caplog.text
+
+
+def test_a_step_of_the_self_check_that_overflows_is_not_the_best_one() -> None:
+    class Steep:
+        """Logits Σ x and 0, and NaN where a step is long."""
+
+        def run(self, _names: list[str], feeds: dict[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+            moved = feeds["delta.0"].reshape(len(feeds["delta.0"]), -1)
+            rows = np.stack([moved.sum(axis=1), np.zeros(len(moved), np.float32)], axis=1)
+            rows[np.abs(moved).max(axis=1) > 1.5e-4] = np.nan
+            return [rows]
+
+    maps = np.ones((1, 2, 3, 3), np.float32)
+    network: Any = SimpleNamespace(image="image", activation="sigmoid")
+    probe: Any = Steep()
+    error, rounding = check._directional_error(
+        probe, network, images(), [maps], 0, maps, 0, np.zeros((1, 2), np.float32), np.random.default_rng(0)
+    )
+    assert error < 1e-3
+    assert np.isfinite(rounding)
