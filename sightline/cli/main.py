@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 an error that is shown as one line, 2 a wrong command line
 from __future__ import annotations
 
 import argparse
+import codecs
 import io
+import json
 import logging
 import os
 import sys
@@ -37,6 +39,8 @@ _COMMANDS = (
     *(export, inspect, build, explain, explain_set, stream, serve, decompose, features, evaluate),
     *(bench, demo, doctor, build_kernels),
 )
+_ESCAPED = "sightline-escaped"
+"""The name of the error handler :func:`_escaped`."""
 _EXAMPLES = """\
 examples:
   sightline demo                                     explain the packaged images, write pictures
@@ -102,12 +106,20 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _open_output() -> None:
     """Have stdout and stderr take whatever is said: what their encoding lacks is escaped, what is closed drops it."""
+    codecs.register_error(_ESCAPED, _escaped)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Escape what an encoding lacks as JSON does: JSON stays JSON on every terminal."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -146,6 +147,19 @@ def test_what_an_encoding_lacks_is_escaped(
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_in_every_encoding(encoding: str, bundle: Path, images: list[Path], folder: Path) -> None:
+    image = folder / "Nähte \U0001f52c.png"
+    image.write_bytes(images[0].read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "sightline.cli", "explain", str(bundle), str(image), "--json"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout.decode(encoding))["file"] == str(image)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell's way to close a stream")

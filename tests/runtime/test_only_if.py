@@ -18,7 +18,9 @@ from tests.runtime.clock import timed
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("target", [None, 3, ["pit", 0], lambda p: p[:, 1]], ids=str)
+@pytest.mark.parametrize(
+    "target", [None, 3, ["pit", 0], lambda p: p[:, 1]], ids=["predicted", "class", "two", "function"]
+)
 def test_the_prediction_is_that_of_the_classifier_whatever_is_explained(
     bundle: Bundle, method: str, target: Any
 ) -> None:
