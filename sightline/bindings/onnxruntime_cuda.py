@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from threading import Lock, get_ident
+from threading import Lock, Thread, current_thread
 from types import MappingProxyType, TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -80,10 +80,10 @@ class OnnxRuntimeGpu:
         self.precision = precision
         self.stream = stream
         self._closed = False
-        self._threads = {get_ident()}
+        self._threads: WeakSet[Thread] = WeakSet([current_thread()])
         _load_libraries()
         (wanted, options), *rest = providers
-        captured: Providers = [(wanted, {**options, graph: "1"}), *rest]
+        captured: Providers = [(wanted, {**options, graph: "True"}), *rest]
         with _CAPTURING:
             if any(not engine._threads <= self._threads for engine in _OPEN):
                 # ONNX Runtime captures in CUDA's global mode: whatever allocates meanwhile in another thread fails.
@@ -117,6 +117,7 @@ class OnnxRuntimeGpu:
             raise _fallen_back(self.name, providers[0][0], found)
         self._binding = self._session.io_binding()
         inputs, bound = ports(self._session, path, shapes, outputs)
+        _refuse_copies(self._session, path)
         device = cupy.cuda.Device().id
         try:
             with self.stream:  # which the zeros are written on
@@ -155,12 +156,12 @@ class OnnxRuntimeGpu:
         """
         if self._closed:
             raise closed()
-        if get_ident() in self._threads:
+        if current_thread() in self._threads:
             self._pass()
             return
         with _CAPTURING:  # ONNX Runtime keeps a graph for every thread: this one's is captured now
             self._pass()
-            self._threads.add(get_ident())
+            self._threads.add(current_thread())
 
     def _pass(self) -> None:
         try:
@@ -217,6 +218,18 @@ class OnnxRuntimeGpu:
             self.stream.synchronize()
         except Exception as error:  # CuPy's errors of the CUDA runtime, which a kernel of the pass may have caused
             raise failed(error) from error
+
+
+def _refuse_copies(session: Any, path: Path) -> None:
+    """Refuse a graph with an input that is read on the CPU: ONNX Runtime copies it when it is bound, and never again."""
+    if not hasattr(session, "get_input_memory_infos"):
+        return  # older than 1.23
+    places = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    if names := [node.name for node, place in places if place.name.lower() == "cpu"]:
+        raise EngineError(
+            f"ONNX Runtime would read {', '.join(names)} of {path} on the CPU, where it is copied once and never again: "
+            "choose another engine."
+        )
 
 
 _OPEN: WeakSet[OnnxRuntimeGpu] = WeakSet()

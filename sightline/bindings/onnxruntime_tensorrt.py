@@ -52,11 +52,12 @@ def open(
     _load_tensorrt()
     stream = own_stream()
     fixed = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    # This provider takes True and False, and no 1 or 0.
     options = {
         "device_id": str(cupy.cuda.Device().id),
         "user_compute_stream": str(stream.ptr),
-        "trt_fp16_enable": str(int(precision == "fp16")),
-        "trt_int8_enable": str(int(precision == "int8")),
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_int8_enable": str(precision == "int8"),
         **{f"trt_profile_{bound}_shapes": fixed for bound in ("min", "opt", "max") if fixed},
     }
 
@@ -83,9 +84,9 @@ def open(
     name = key([path, *([weights] if weights.is_file() else [])], onnxruntime.__version__, gpu, fixed, precision)
     folder = cache / "onnxruntime-tensorrt" / name
     kept = {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache / "onnxruntime-tensorrt"),
     }
     with locked(folder.parent, name):

@@ -77,6 +77,8 @@ class GpuKernels:
 
     def fetch(self, array: Array) -> Callable[[], npt.NDArray[Any]]:
         """Begin to copy an array to the host; what is returned waits for the copy alone, not for what comes behind."""
+        if not array.size:
+            return lambda: np.empty(array.shape, array.dtype)
         # Pinned: to any other memory the copy would make the host wait at once.
         memory = self._cupy.cuda.alloc_pinned_memory(array.nbytes)
         host = np.frombuffer(memory, array.dtype, array.size).reshape(array.shape)

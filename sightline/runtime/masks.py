@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,11 +93,15 @@ class Scored:
 
 def feature_masks(attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
     """The chosen maps of every block as masks; a block whose maps are all constant is left out and logged."""
+    # The maps of all blocks are looked at before the host waits for any: on a GPU it waits once, not for every block.
+    begun = {
+        block.block.name: mask_set(attributions, block, chosen[block.block.name], kernels)
+        for block in attributions.blocks
+        if block.block.name in chosen
+    }
     sets = {}
-    for block in attributions.blocks:
-        if (name := block.block.name) not in chosen:
-            continue
-        masks = mask_set(attributions, block, chosen[name], kernels)
+    for name, finish in begun.items():
+        masks = finish()
         if len(masks):
             sets[name] = masks
         else:
@@ -105,35 +109,51 @@ def feature_masks(attributions: Attributions, chosen: Mapping[str, Indices], ker
     return sets
 
 
-def mask_set(attributions: Attributions, block: BlockAttributions, kept: Indices, kernels: Kernels) -> MaskSet:
+def mask_set(
+    attributions: Attributions, block: BlockAttributions, kept: Indices, kernels: Kernels
+) -> Callable[[], MaskSet]:
     """Normalise maps of a block to masks in [0, 1], in the order given (SISE, §3.2).
 
     Constant maps would give masks of zeros and are left out: that loses nothing.
 
-    Raises:
-        EngineError: the feature maps hold NaN or infinity.
+    Returns:
+        what waits for the device and gives the masks. It raises EngineError where the feature maps hold NaN or infinity.
     """
-    maps = kernels.take(kernels.to_device(block.features), kept)
+    features = block.features
+    if type(kernels) is not type(attributions.kernels):  # an engine of the caller's own, on another device
+        features = kernels.to_device(attributions.kernels.to_host(features))
+    maps = kernels.take(features, kept)
     size = attributions.size
-    minima, maxima = (kernels.to_host(values).astype(np.float64) for values in kernels.extrema(maps, size))
-    totals = kernels.to_host(kernels.totals(maps, size))
+    waits = [kernels.fetch(values) for values in (*kernels.extrema(maps, size), kernels.totals(maps, size))]
+    return lambda: _finished(attributions, block.block.name, kept, kernels, maps, waits)
+
+
+def _finished(
+    attributions: Attributions,
+    name: str,
+    kept: Indices,
+    kernels: Kernels,
+    maps: Floats,
+    waits: Sequence[Callable[[], npt.NDArray[Any]]],
+) -> MaskSet:
+    minima, maxima, totals = (wait().astype(np.float64) for wait in waits)
     if not np.isfinite(totals).all():  # a sum that anything infinite or undefined spoils
         raise EngineError(
-            f"the network's features at block {block.block.name} are NaN or infinite: check that the image is "
+            f"the network's features at block {name} are NaN or infinite: check that the image is "
             "preprocessed as the network expects (sightline inspect) and that its weights are finite."
         )
     spread = maxima - minima
     varied = np.flatnonzero(spread > _FLAT * np.maximum(abs(minima), abs(maxima)))
     if len(varied) < len(spread):
-        logger.debug("block %s: %d constant maps skipped", block.block.name, len(spread) - len(varied))
+        logger.debug("block %s: %d constant maps skipped", name, len(spread) - len(varied))
         maps, kept = kernels.take(maps, varied), kept[varied]
         minima, spread, totals = minima[varied], spread[varied], totals[varied]
-    height, width = size
+    height, width = attributions.size
     return MaskSet(
         numbers=kept,
         image=kernels.to_device(attributions.image),
         layout=attributions.layout,
-        size=size,
+        size=attributions.size,
         maps=maps,
         affine=kernels.to_device(np.stack([1 / spread, -minima / spread], axis=1).astype(np.float32)),
         # No less than the one pixel where M_k = 1: rounding must not take it to zero.

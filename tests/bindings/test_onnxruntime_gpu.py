@@ -97,12 +97,14 @@ def test_options_of_the_cuda_provider(precision: Any, tf32: str, graph: Path, ma
     assert options[CUDA]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
-@pytest.mark.parametrize(("precision", "fp16", "int8"), [("tf32", "0", "0"), ("fp16", "1", "0"), ("int8", "0", "1")])
-def test_options_of_the_tensorrt_provider(precision: Any, fp16: str, int8: str, graph: Path, machine: Machine) -> None:
+@pytest.mark.parametrize(("precision", "fp16", "int8"), [("tf32", False, False), ("fp16", True, False), ("int8", False, True)])
+def test_options_of_the_tensorrt_provider(
+    precision: Any, fp16: bool, int8: bool, graph: Path, machine: Machine
+) -> None:
     open_engine(graph, "onnxruntime-tensorrt", shapes={"x": (4, 3)}, precision=precision)
     options = machine.sessions[0].options
     assert list(options) == [TENSORRT, CUDA], "CUDA takes what TensorRT lacks"
-    assert (options[TENSORRT]["trt_fp16_enable"], options[TENSORRT]["trt_int8_enable"]) == (fp16, int8)
+    assert (options[TENSORRT]["trt_fp16_enable"], options[TENSORRT]["trt_int8_enable"]) == (str(fp16), str(int8))
     assert {options[TENSORRT][f"trt_profile_{bound}_shapes"] for bound in ("min", "opt", "max")} == {"x:4x3"}
     assert "trt_engine_cache_enable" not in options[TENSORRT], "no cache folder was given"
 
@@ -236,6 +238,12 @@ def test_another_failure_of_a_pass(graph: Path, machine: Machine) -> None:
     assert not isinstance(raised.value, OutOfMemoryError)
 
 
+def test_an_input_that_would_be_copied_once_is_refused(graph: Path, machine: Machine) -> None:
+    machine.on_cpu = ("x",)
+    with pytest.raises(EngineError, match=r"would read x .* on the CPU"):
+        open_engine(graph, "onnxruntime-cuda", shapes={"x": (1, 3)})
+
+
 def test_a_closed_engine_says_so(graph: Path, machine: Machine) -> None:
     engine = open_engine(graph, "onnxruntime-cuda", shapes={"x": (1, 3)})
     engine.close()
@@ -249,7 +257,7 @@ def opened(path: Path, cache: Path, machine: Machine, shape: tuple[int, int] = (
     """The folder that an engine was kept in."""
     open_engine(path, "onnxruntime-tensorrt", shapes={"x": shape}, precision=precision, cache=cache).close()
     options = machine.sessions[-1].options[TENSORRT]
-    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("1", "1")
+    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("True", "True")
     return Path(options["trt_engine_cache_path"])
 
 

@@ -93,7 +93,8 @@ class MemoryPointer:
         return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
 
     def memset(self, value: int, size: int) -> None:
-        Stream.current().enqueue(lambda: ctypes.memset(self.ptr, value, size))
+        """On CUDA's default stream, whatever the current one: nothing orders it with streams that do not block."""
+        Stream.null.enqueue(lambda: ctypes.memset(self.ptr, value, size))
 
     def memset_async(self, value: int, size: int, stream: Stream | None = None) -> None:
         (stream or Stream.current()).enqueue(lambda: ctypes.memset(self.ptr, value, size))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,6 +105,8 @@ class Machine:
     """What the next sessions raise."""
     failure: str | None = None
     """What the next passes raise."""
+    on_cpu: tuple[str, ...] = ()
+    """The inputs that operators on the CPU read."""
     damaged: set[str] = field(default_factory=set)
     """Cache folders whose engines do not open."""
     sessions: list[Session] = field(default_factory=list)
@@ -125,7 +127,10 @@ class Session:
             assert values["user_compute_stream"] not in ("0", "1", "2"), "the default stream means none"
             assert values["device_id"] == "0"
         first = next(iter(self.options))
-        self.captures = self.options[first].get(GRAPHS[first]) == "1"
+        for key, value in self.options.get(TENSORRT, {}).items():
+            if key.endswith("_enable") and value not in ("True", "true", "False", "false"):
+                raise RuntimeError(f"[ERROR] [TensorRT] The value for the key '{key}' should be 'True' or 'False'.")
+        self.captures = self.options[first].get(GRAPHS[first]) == "True"
         if self.captures and not self.machine.captures:
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
         folder = self.options[first].get("trt_engine_cache_path")
@@ -149,6 +154,9 @@ class Session:
     def get_inputs(self) -> list[Any]:
         return list(self.inputs.values())
 
+    def get_input_memory_infos(self) -> list[Any]:
+        return [SimpleNamespace(name="Cpu" if name in self.machine.on_cpu else "Cuda") for name in self.inputs]
+
     def get_outputs(self) -> list[Any]:
         return list(self.outputs.values())
 
@@ -169,6 +177,8 @@ class Session:
             assert places == self.graph, "the graph was captured with other addresses"
         self.passes += 1
         self.stream.enqueue(lambda: self._compute(binding))
+        if self.captures and next(iter(self.options)) == TENSORRT:
+            self.stream.synchronize()  # its replay waits, whatever the options say
         if entry(options, "disable_synchronize_execution_providers") != "1":
             self.waits += 1
 

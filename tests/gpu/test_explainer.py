@@ -15,9 +15,10 @@ ENGINES = [
     entry.name for entry in available() if entry.device == "cuda" and entry.usable and entry.name != "torch-cuda"
 ]
 
-pytestmark = pytest.mark.skipif(not ENGINES, reason="no engine can use a GPU here")
+on_a_gpu = pytest.mark.skipif(not ENGINES, reason="no engine can use a GPU here")
 
 
+@on_a_gpu
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_map_is_that_of_the_cpu(engine: str) -> None:
     with (
@@ -31,6 +32,7 @@ def test_the_map_is_that_of_the_cpu(engine: str) -> None:
             assert pearson(found, expected) >= 0.999
 
 
+@on_a_gpu
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_lower_precisions_pass_the_gate(engine: str, precision: Precision, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def poisoned(shape: tuple[int, ...], dtype: Any, offset: int = 0) -> tuple[Any, 
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = cupy().empty(size + 2 * PADDING + offset, np.uint8)
     raw.data.memset(0xFF, raw.nbytes)
+    cupy().cuda.Stream.null.synchronize()  # where CuPy sets memory, whatever the current stream
     out = cupy().ndarray(shape, dtype, memptr=raw.data + PADDING + offset)
 
     def untouched() -> bool:

@@ -29,7 +29,7 @@ def masks_of(features: npt.NDArray[np.float32]) -> MaskSet:
     )
     found = np.ones(1, np.float32)
     attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, found, found, (block,), KERNELS)
-    return mask_set(attributions, block, np.arange(len(features)), KERNELS)
+    return mask_set(attributions, block, np.arange(len(features)), KERNELS)()
 
 
 def scored(features: npt.NDArray[np.float32], scores: npt.NDArray[np.float64]) -> Scored:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from sightline import AdaSISE, Explainer, Request, demo
-from sightline.bundle import Bundle
+from sightline.bindings import Engine, open_engine
+from sightline.bundle import LOGITS, PROBABILITIES, Bundle
 from sightline.errors import OutOfMemoryError
 from sightline.runtime.batching import Result
 from sightline.runtime.explainer import METHODS
@@ -53,6 +54,22 @@ def test_every_method_gives_the_map_of_the_cpu(name: str, bundle: Bundle, machin
             np.testing.assert_allclose(found.saliency, expected.saliency, atol=1e-5)
             assert found.layer_maps.keys() == expected.layer_maps.keys()
             np.testing.assert_allclose(gpu(image).saliency, found.saliency, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sise", "score-cam", "grad-cam", "rise"])
+def test_an_engine_of_the_callers_own_on_the_cpu_beside_a_gpu(name: str, bundle: Bundle, machine: Machine) -> None:
+    """The attribution pass runs on the fastest engine, which is on another device than the masks."""
+
+    def open_batch(size: int) -> Engine:
+        shapes = {tiny.INPUT.name: (size, *tiny.INPUT.shape)}
+        return open_engine(bundle.classifier, "onnxruntime-cpu", shapes=shapes, outputs=[LOGITS, PROBABILITIES])
+
+    method = METHODS[name](**({"passes": 30} if name == "rise" else {}))
+    with Explainer(bundle, method, open_batch, 5) as own, Explainer(bundle, method, "onnxruntime-cpu", 5) as cpu:
+        before = len(machine.sessions)
+        for found, seed in zip(own.batch([tiny.image(seed) for seed in range(3)]), range(3), strict=True):
+            np.testing.assert_allclose(found.saliency, cpu(tiny.image(seed)).saliency, atol=1e-5)
+        assert before == 1, "the attribution pass was to run on the GPU"
 
 
 def test_several_targets_a_function_among_them_under_a_budget(bundle: Bundle, machine: Machine) -> None:
