@@ -41,6 +41,7 @@ class Count:
     name: ClassVar[str] = "count"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = True
     predict: ClassVar[bool] = False
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:

@@ -300,6 +300,13 @@ def load(path: str | Path) -> Bundle:
         BundleError: no bundle there, a file missing or changed, or a schema newer than this Sightline.
     """
     folder = Path(path)
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read ({error}): check who may read it.") from error
+
+
+def _load(folder: Path) -> Bundle:
     manifest_path = folder / MANIFEST
     if not manifest_path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}. Make one with 'sightline export'.")

@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+# Hypothesis imports it when it first needs it, pytest rewrites it then, and CPython 3.11 cannot parse in two threads at
+# once (gh-106905): a server's may be the other one.
+import hypothesis.internal.conjecture.optimiser  # noqa: F401
 import pytest
 from hypothesis import settings
 

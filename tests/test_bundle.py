@@ -318,3 +318,11 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BundleError, match="could not be written"):
         write(tmp_path / "file" / "steel.sightline", save_graphs)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read by anyone")
+def test_a_file_that_cannot_be_read(bundle: Bundle) -> None:
+    bundle.classifier.unlink()
+    bundle.classifier.symlink_to("/proc/self/mem")
+    with pytest.raises(BundleError, match=r"cannot be read .*check who may read it"):
+        load(bundle.path)

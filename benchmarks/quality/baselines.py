@@ -22,6 +22,7 @@ class _Blind(ABC):
 
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = False
     predict: ClassVar[bool] = False
 
     def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:

@@ -22,7 +22,13 @@ const TYPES = {
 /** A server of the files below a folder, on 127.0.0.1 alone. */
 export function server(folder, { isolated = true } = {}) {
   return createServer(async (request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url, "http://localhost").pathname));
+    let path;
+    try {
+      path = normalize(decodeURIComponent(new URL(request.url, "http://localhost").pathname));
+    } catch {
+      response.writeHead(400).end(); // no address
+      return;
+    }
     const file = join(folder, path.endsWith("/") ? `${path}index.html` : path);
     const found = await stat(file).catch(() => null);
     if (!found?.isFile()) {
@@ -36,7 +42,9 @@ export function server(folder, { isolated = true } = {}) {
         ? { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" }
         : {}),
     });
-    createReadStream(file).pipe(response);
+    createReadStream(file)
+      .on("error", () => response.destroy())
+      .pipe(response);
   });
 }
 

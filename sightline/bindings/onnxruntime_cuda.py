@@ -221,14 +221,14 @@ class OnnxRuntimeGpu:
 
 
 def _refuse_copies(session: Any, path: Path) -> None:
-    """Refuse a graph with an input that is read on the CPU: ONNX Runtime copies it when it is bound, and never again."""
+    """Refuse a graph with an input that is read on the CPU: it is copied when it is bound, and never again."""
     if not hasattr(session, "get_input_memory_infos"):
         return  # older than 1.23
     places = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
     if names := [node.name for node, place in places if place.name.lower() == "cpu"]:
         raise EngineError(
-            f"ONNX Runtime would read {', '.join(names)} of {path} on the CPU, where it is copied once and never again: "
-            "choose another engine."
+            f"ONNX Runtime would read {', '.join(names)} of {path} on the CPU, copied once and never again: choose "
+            "another engine."
         )
 
 

@@ -55,8 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure every setting asked for; one that cannot be measured does not stop the others."""
     import sightline
+    from sightline.runtime.saving import check
 
     _check(arguments)
+    if arguments.json not in (None, "-"):
+        check(Path(arguments.json))
     bundle = sightline.load(arguments.bundle)
     reports, failed = [], []
     quiet = arguments.json == "-"
@@ -155,6 +158,7 @@ def _write(
     from sightline import __version__
     from sightline.bindings import available
     from sightline.runtime.memo import machine
+    from sightline.runtime.saving import save
 
     document = {
         "sightline": __version__,
@@ -169,10 +173,7 @@ def _write(
     if to == "-":
         sys.stdout.write(text)
         return
-    path = Path(to)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    save(to, text)
 
 
 def _names(text: str) -> tuple[str, ...]:

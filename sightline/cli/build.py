@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.cli import build_target
+from sightline.cli.build_target import GATE_IMAGES
 from sightline.cli.method import add_arguments as add_method_arguments
 from sightline.cli.method import chosen, positive
 from sightline.cli.table import table
@@ -53,13 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "maps of a lower precision are compared on the first ones",
     )
     parser.add_argument(
-        "--gate-images", metavar="N", type=positive, default=8, help="how many images to compare maps on (default 8)"
+        "--gate-images", metavar="N", type=positive, help=f"how many images to compare maps on (default {GATE_IMAGES})"
     )
     parser.add_argument(
         "--gate-threshold",
         metavar="R",
         type=float,
-        default=THRESHOLD,
         help=f"Pearson's correlation with float32 that every such map must reach (default {THRESHOLD})",
     )
     build_target.add_arguments(parser)
@@ -75,10 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     import sightline
     from sightline.bindings import choose, variant
+    from sightline.runtime.gate import THRESHOLD
 
     precision, images = arguments.precision, arguments.images
     if precision == "fp32" and images:
         arguments.usage_error("--images are for a lower --precision or a --target: float32 is compared with nothing")
+    for option in ("gate_images", "gate_threshold"):
+        if precision == "fp32" and getattr(arguments, option) is not None:
+            arguments.usage_error(f"--{option.replace('_', '-')} is for a lower --precision")
     if precision != "fp32" and not images:
         raise PrecisionError(
             f"{precision} is accepted by comparing its maps with float32's on images of yours: add --images IMAGE …"
@@ -102,8 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.batch_size,
         precision=precision,
         threads=arguments.threads,
-        gate=images[: arguments.gate_images] if precision != "fp32" else None,
-        gate_threshold=arguments.gate_threshold,
+        gate=images[: arguments.gate_images or GATE_IMAGES] if precision != "fp32" else None,
+        gate_threshold=THRESHOLD if arguments.gate_threshold is None else arguments.gate_threshold,
     ) as explainer:
         rows: list[tuple[Any, ...]] = [
             ("engine", explainer.engine),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BUNDLE = "network.sightline"
 SINGLE = "explainer.onnx"
 SELFTEST = "selftest.py"
+GATE_IMAGES = 8
+"""How many images maps are compared on by default."""
 Rows = list[tuple[Any, ...]]
 
 
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.target,
         output,
         arguments.images,
-        tested=arguments.gate_images,
+        tested=arguments.gate_images or GATE_IMAGES,
         engine=arguments.engine,
         batch_size=arguments.batch_size,
         threads=arguments.threads,

@@ -63,10 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Decompose, write what was asked for, and print the tree."""
     from sightline import Decomposer
     from sightline.cli.progress import Progress
+    from sightline.runtime.saving import check
 
     for option, path, suffix in (("--output", arguments.output, ".html"), ("--json", arguments.json, ".json")):
         if path is not None and path.suffix.lower() != suffix:
             arguments.usage_error(f"{option} {path} does not end in {suffix}")
+        if path is not None:
+            check(path)
     if arguments.cards is not None and arguments.output is None:
         arguments.usage_error("--cards links a page, and -o names none")
     with (

@@ -49,13 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     import sightline
     from sightline import demo
-    from sightline.cli.pictures import contact_sheet, framed, panel
+    from sightline.cli.pictures import contact_sheet, framed, panel, png
     from sightline.cli.progress import Progress
     from sightline.metrics import energy_pointing_game
+    from sightline.runtime.saving import make, save
 
     method = chosen(arguments)
     output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+    make(output)
     bundle = sightline.load(demo.BUNDLE)
     rows: list[tuple[object, ...]] = [("image", "decision", "score", "EBPG", "passes", "seconds")]
     panels = []
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                 title += f" (in truth {sample.label})"
             note = f"{ebpg:.0%} of the map lies inside the defect"
             panels.append(panel(Image.open(sample.image), explanation.overlay(), truth, title=title, note=note))
-            framed(panels[-1]).save(output / f"{sample.name}.png")
+            save(output / f"{sample.name}.png", png(framed(panels[-1])))
             rows.append(
                 (
                     sample.name,
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
                 )
             )
     heading = f"{_TITLES[arguments.method]}: image, what decided, true defect"
-    contact_sheet(panels, heading=heading).save(output / "contact-sheet.png")
+    save(output / "contact-sheet.png", png(contact_sheet(panels, heading=heading)))
     print(table(rows, right=[2, 3, 4, 5], indent=0))
     print(
         f"\n{len(panels)} images explained and drawn in {time.perf_counter() - began:.1f} s."

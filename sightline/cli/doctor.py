@@ -37,6 +37,11 @@ PACKAGES = (
     "onnxscript",
     "torch",
     "openvino",
+    "fastapi",
+    "uvicorn",
+    "prometheus-client",
+    "pyarrow",
+    "ray",
     "cupy-cuda13x",
     "tensorrt-cu13",
     "pycuda",
@@ -55,6 +60,9 @@ class Task:
 TASKS = (
     Task("export ONNX files", ("onnx", "onnx-ir", "onnxscript"), "pip install 'sightline[export]'"),
     Task("export torch modules", ("torch", "onnx", "onnx-ir", "onnxscript"), "pip install 'sightline[torch]'"),
+    Task("serve", ("fastapi", "uvicorn", "prometheus-client"), "pip install 'sightline[serve]'"),
+    Task("data sets", ("pyarrow",), "pip install 'sightline[dataset]'"),
+    Task("data sets on Ray", ("pyarrow", "ray"), "pip install 'sightline[ray]'"),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.cli.method import add_running_arguments, opened, positive, whole
-from sightline.errors import AnnotationError, ImageError, SaveError, TargetError
+from sightline.errors import AnnotationError, ImageError, TargetError
 
 if TYPE_CHECKING:
     from sightline import Bundle
@@ -89,17 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     from sightline.metrics.evaluation import Evaluator, Settings
     from sightline.metrics.store import Results
     from sightline.metrics.summary import summarise
-    from sightline.runtime.saving import save
+    from sightline.runtime.saving import check, save
 
     contenders = words.parse(arguments.methods)
     settings = Settings(_metrics(arguments), arguments.steps, arguments.target == "true")
     bundle = sightline.load(arguments.bundle)
     cases = _cases(arguments, bundle)
     for path in filter(None, (arguments.output, arguments.csv, arguments.json)):
-        if not path.parent.is_dir():
-            raise SaveError(f"there is no folder {path.parent} for {path.name}: make it first.")
-        if path.is_dir():
-            raise SaveError(f"{path} is a folder: name the file to write.")
+        check(path)
     running = {"engine": arguments.engine, "precision": arguments.precision, "version": sightline.__version__}
     kept = arguments.output.with_suffix(".results.jsonl")
     with Results(kept, restart=arguments.restart) as results, Progress() as progress:

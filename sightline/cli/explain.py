@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ examples:
   sightline explain steel.sightline part.png --deadline 0.2
   sightline explain steel.sightline part.png --json --save npz,json"""
 FORMATS = ("png", "npz", "json")
+_LONGEST = 180
+"""Bytes of an image's stem in the names of its files, which file systems hold to 255."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain one image after the other."""
     import sightline
     from sightline.cli.progress import Progress
+    from sightline.runtime.saving import make
 
     method = chosen(arguments)
     bundle = sightline.load(arguments.bundle)
     targets = tuple(bundle.target(target) for target in arguments.target or ()) or (None,)
     failed = False
     with Progress() as progress, opened(bundle, method, arguments, arguments.images, progress) as explainer:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        make(arguments.output)
         for image, name in zip(arguments.images, distinct_names(arguments.images), strict=True):
             progress.image(image.name)
             try:
@@ -97,13 +101,19 @@ def distinct_names(images: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     found = []
     for image in images:
-        name, number = image.stem, 1
+        name, number = short(image.stem), 1
         while name.casefold() in taken:
             number += 1
-            name = f"{image.stem}-{number}"
+            name = f"{short(image.stem)}-{number}"
         taken.add(name.casefold())
         found.append(name)
     return found
+
+
+def short(stem: str) -> str:
+    """The beginning of a name as long as names can be, so that there is room for what is put behind it."""
+    encoded = os.fsencode(stem)
+    return stem if len(encoded) <= _LONGEST else encoded[:_LONGEST].decode("utf-8", "ignore")
 
 
 def _line(image: Path, explanation: Explanation, files: Sequence[Path]) -> str:

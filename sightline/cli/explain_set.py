@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="index or label to explain (default: what was predicted); give it again for a row each",
     )
-    add_method_arguments(parser)
+    add_method_arguments(
+        parser,
+        batch_size="16, on a GPU 64, or less where --max-passes then fills every batch",
+        threads="the cores over the workers; 1 on Ray",
+    )
     parser.add_argument(
         "--max-passes", metavar="N", type=positive, help="score at most so many masks of an image, the best ones"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mean", metavar="M,…", type=numbers, help="mean per channel, after scaling to --range")
     parser.add_argument("--std", metavar="S,…", type=numbers, help="standard deviation per channel")
     parser.add_argument(
-        "--range", metavar="R", type=float, default=1.0, help="value of a white pixel before --mean: 1 (default) or 255"
+        "--range", metavar="R", type=float, help="value of a white pixel before --mean: 1 (default) or 255"
     )
     parser.add_argument(
         "--colour",
@@ -70,13 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print what was found and how well it was checked."""
     import sightline
-    from sightline.cli.description import of_bundle
+    from sightline.cli.description import of_bundle, of_manifest
 
     if single_file.alone(arguments):
         return single_file.run(arguments)
     if arguments.stages:
         if arguments.bundle is not None:
             arguments.usage_error("--stages changes the bundle that stands in MODEL's place: give no other")
+        single_file.refuse_making(arguments, besides=("stages",))
         print(of_bundle(sightline.add_stages(arguments.model)))
         return 0
     if arguments.bundle is None and arguments.single_file is None:
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             blocks=arguments.blocks,
             mean=arguments.mean,
             std=arguments.std,
-            range=arguments.range,
+            range=1.0 if arguments.range is None else arguments.range,
             colour=arguments.colour,
             labels=arguments.labels,
             activation=arguments.activation,
@@ -97,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
             torch_program=arguments.torch_program,
             overwrite=arguments.force,
         )
-        print(of_bundle(bundle))
+        # Without BUNDLE it lies in a temporary folder, which nobody should be sent to.
+        print(of_bundle(bundle) if arguments.bundle else of_manifest(bundle.manifest))
         single_file.write(bundle, arguments)
     return 0
 
@@ -111,6 +114,8 @@ def model(source: str) -> Any:
     path = Path(source)
     module_name, colon, function_name = source.rpartition(":")
     if path.exists() or not colon or path.suffix == ".onnx":
+        if path.is_dir():
+            raise ExportError(f"{source} is a folder: give the ONNX file that it was made from, or module:function.")
         if not path.is_file():
             raise ExportError(f"there is no file {source!r}. Give an ONNX file, or module:function for a torch module.")
         return path
@@ -155,8 +160,11 @@ def names(text: str) -> tuple[str, ...]:
 def labels(text: str) -> tuple[str, ...]:
     """``a,b``, or the lines of the file of that name."""
     path = Path(text)
-    if path.is_file():
-        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+    if os.path.isfile(path):  # a thousand labels are longer than a path can be, which Path.is_file raises over
+        try:
+            return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise argparse.ArgumentTypeError(f"{text} cannot be read ({error}): save it as UTF-8 text") from None
     if path.suffix == ".txt":
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
     return names(text)

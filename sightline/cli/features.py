@@ -50,13 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     from sightline.cli.progress import Progress
     from sightline.pages.features import page
     from sightline.runtime.features import feature_cards
-    from sightline.runtime.saving import save
+    from sightline.runtime.saving import check, save
 
     output: Path = arguments.output
     if output.suffix.lower() != ".html":
         arguments.usage_error(f"--output {output} does not end in .html")
     if arguments.channels is not None and len(arguments.layer) > 1:
         arguments.usage_error("--channels belong to one block: give --layer one name")
+    check(output)
     with Progress(unit=" images") as progress:
         cards = feature_cards(
             arguments.bundle,

@@ -99,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (SightlineError, OSError) as error:
-        logging.getLogger("sightline").info("the error comes from here", exc_info=True)
+        logging.getLogger("sightline").debug("the error comes from here", exc_info=True)
         print(f"sightline: error: {error}", file=sys.stderr)
         return 1
 

@@ -24,10 +24,13 @@ GATE_IMAGES = 4
 MOST_PASSES = 1_000_000
 """Of RISE, which holds a grid of each mask in memory."""
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+_MEASURED, _ENGINES = "the fastest, measured once", "the engine's"
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> None:
-    """Declare the method and, where ``running``, engine, precision and batch size."""
+def add_arguments(
+    parser: argparse.ArgumentParser, *, running: bool = True, batch_size: str = _MEASURED, threads: str = _ENGINES
+) -> None:
+    """Declare the method and, where ``running``, engine, precision, batch size and threads, with these defaults."""
     parser.add_argument("--method", choices=METHODS, default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument(
         "--preset",
@@ -40,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, running: bool = True) -> N
     parser.add_argument("--passes", metavar="N", type=_passes, help="RISE: how many random masks (default 4000)")
     parser.add_argument("--seed", metavar="N", type=whole, help="RISE: of the random masks (default 0)")
     if running:
-        add_running_arguments(parser)
+        add_running_arguments(parser, batch_size=batch_size, threads=threads)
 
 
-def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+def add_running_arguments(
+    parser: argparse.ArgumentParser, *, batch_size: str = _MEASURED, threads: str = _ENGINES
+) -> None:
     """Declare engine, precision, batch size and threads."""
     parser.add_argument("--engine", metavar="NAME", default="auto", help="inference engine, see 'sightline doctor'")
     parser.add_argument(
@@ -53,9 +58,9 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the masked passes (default fp32); a lower one is compared with fp32 first, and refused if maps differ",
     )
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive, help="masked images per pass (default: the fastest, measured once)"
+        "--batch-size", metavar="N", type=positive, help=f"masked images per pass (default: {batch_size})"
     )
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads per pass (default: the engine's)")
+    parser.add_argument("--threads", metavar="N", type=positive, help=f"CPU threads per pass (default: {threads})")
 
 
 def chosen(arguments: argparse.Namespace) -> Method:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.cli.method import positive
+from sightline.errors import ExportError
 
 if TYPE_CHECKING:
     from sightline import Bundle
@@ -27,7 +28,19 @@ _OPTIONS = {
     "external_data": "--external-data",
 }
 """What of the file can be chosen, by the names of the library's parameters."""
-_OF_BUNDLES = ("input", "mean", "std", "colour", "labels", "blocks", "activation", "output", "torch_program", "stages")
+_OF_BUNDLES = (
+    "input",
+    "mean",
+    "std",
+    "range",
+    "colour",
+    "labels",
+    "blocks",
+    "activation",
+    "output",
+    "torch_program",
+    "stages",
+)
 """Options that a bundle which stands there leaves no choice of."""
 
 
@@ -70,15 +83,22 @@ def alone(arguments: argparse.Namespace) -> bool:
             if getattr(arguments, name) is not None:
                 arguments.usage_error(f"{option} belongs to --single-file")
         return False
+    if arguments.single_file.exists() and not arguments.force:  # before the export, which may take minutes
+        raise ExportError(f"{arguments.single_file} exists already: pass --force, or choose another name.")
     if not Path(arguments.model).is_dir():
         return False
-    for name in _OF_BUNDLES:
-        if getattr(arguments, name):
-            option = name.replace("_", "-")
-            arguments.usage_error(f"--{option} is for making a bundle; {arguments.model} is one already")
+    refuse_making(arguments)
     if arguments.bundle is not None:
         arguments.usage_error(f"{arguments.model} is a bundle already: give no other beside --single-file")
     return True
+
+
+def refuse_making(arguments: argparse.Namespace, besides: Sequence[str] = ()) -> None:
+    """Refuse options that only the making of a bundle has: MODEL is one already."""
+    for name in _OF_BUNDLES:
+        if name not in besides and getattr(arguments, name) not in (None, False):
+            option = name.replace("_", "-")
+            arguments.usage_error(f"--{option} is for making a bundle; {arguments.model} is one already")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.explain import formats, plain, seconds
+from sightline.cli.explain import formats, plain, seconds, short
 from sightline.cli.method import add_arguments as add_method_arguments
 from sightline.cli.method import chosen, opened, positive
 
@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain frames until there are no more."""
     import sightline
     from sightline.cli.live_line import LiveLine
+    from sightline.runtime.saving import make
     from sightline.serving.sources import Pictures, live, open_source
 
     method = chosen(arguments)
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     lively = live(source)
     with opened(bundle, method, arguments, first, lambda done, total: None) as explainer:
         if arguments.save:
-            arguments.output.mkdir(parents=True, exist_ok=True)
+            make(arguments.output)
         stream = explainer.stream(
             source,
             deadline=arguments.deadline,
@@ -139,7 +140,7 @@ def _save(result: FrameResult, arguments: argparse.Namespace) -> list[str]:
     """Write the explanations of a frame; runs on a thread of its own."""
     written = []
     # Numbered, so that no name is taken twice however long the stream runs.
-    stem = f"{result.number:06d}-{plain(Path(result.name).stem or result.name)}.{arguments.method}"
+    stem = f"{result.number:06d}-{plain(short(Path(result.name).stem or result.name))}.{arguments.method}"
     for explanation in result.explanations:
         several = f".{explanation.target}-{plain(explanation.label)}" if len(result.explanations) > 1 else ""
         for kind in arguments.save:

@@ -96,7 +96,9 @@ def _names(folder: Path, leave_out: Path) -> Iterator[str]:
     for place, inside, names in os.walk(folder):
         inside[:] = [name for name in inside if not name.startswith(".") and Path(place, name).resolve() != leave_out]
         for name in names:
-            if pictures.named_like_one(path := Path(place, name), suffixes):
+            path = Path(place, name)
+            # Reading a pipe or a device may never end. A link to nowhere is told as a failure.
+            if pictures.named_like_one(path, suffixes) and (path.is_file() or not path.exists()):
                 yield path.relative_to(folder).as_posix()
 
 

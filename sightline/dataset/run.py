@@ -143,9 +143,11 @@ def explain_set(
     )
     folder, place = Path(images), Path(out)
     with _held(place, restart=restart):
-        recipe.keep(place, how, shard_size)
+        if (place / recipe.RUN).exists():
+            recipe.keep(place, how, shard_size)  # other settings are said before the images are read
         (place / WORK).mkdir(exist_ok=True)
         entries = listing.listed(folder, place / WORK / _INDEX, place, limit, watcher.listed)
+        recipe.keep(place, how, shard_size)  # not before there are images: a wrong folder begins nothing
         plan = shards.cut(entries, shard_size)
         todo = shards.due(place, plan, retry=retry)
         stale = (place / WORK / shards.OLD).is_dir()

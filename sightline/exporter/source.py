@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from sightline.errors import ExportError, MissingPackageError
 
@@ -37,7 +36,7 @@ def read_onnx(path: Path) -> ir.Model:
         raise ExportError(f"there is no file {path}.")
     try:
         proto = onnx.load_model(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
+    except Exception as error:  # onnx takes .json and .textproto for its other formats, each with an error of its own
         raise ExportError(f"{path} is no ONNX file, or a truncated one ({error}): copy it again.") from error
     if not proto.graph.node or not proto.opset_import:
         raise ExportError(f"{path} holds no whole graph: it is no ONNX file, or a truncated one. Copy it again.")

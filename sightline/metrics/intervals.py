@@ -27,7 +27,7 @@ class Estimate:
     @property
     def sign(self) -> int:
         """1 where the whole interval lies above 0, -1 where it lies below, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        return int(self.low > 0) - int(self.high < 0) if self.count > 1 else 0  # one image has no interval
 
 
 def bootstrap(values: npt.ArrayLike, *, seed: int = 0, repeats: int = REPEATS) -> Estimate:

@@ -64,7 +64,7 @@ class Results:
         Raises:
             SaveError: the disk is full, or the file is gone.
         """
-        line = json.dumps({KEY: key, **result}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps({KEY: key, **result}, allow_nan=False).encode() + b"\n"  # ASCII: a name may be no UTF-8
         try:
             offset = self._file.seek(0, os.SEEK_END)
             self._file.write(line)

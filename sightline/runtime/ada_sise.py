@@ -26,6 +26,7 @@ class AdaSISE:
     name: ClassVar[str] = "ada-sise"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = True
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         """The maps kept of every block, and the fusion of the layer maps."""

@@ -157,8 +157,16 @@ class MaskedPasses:
 
         Raises:
             OutOfMemoryError: the device has no room even for a batch of one.
-            EngineError: the engine failed.
+            EngineError: the engine failed, or masks of another run wait in its batch: whoever draws the tasks of that
+                one asks for this one.
         """
+        self._unfilled()
+        try:
+            yield from self._scored(tasks, advanced)
+        finally:
+            self._filled = 0
+
+    def _scored(self, tasks: Iterable[Task | None], advanced: Callable[[int], None] | None) -> Iterator[Result | None]:
         waiting: deque[_Pending] = deque()
         segments: list[_Segment] = []
         self._filled = ready = 0
@@ -225,6 +233,7 @@ class MaskedPasses:
 
     def _classified(self, images: list[npt.NDArray[np.float32]]) -> Iterator[Doubles]:
         while images:
+            self._unfilled()
             batch = images[: self.batch_size]
             self._forget()
             for place, image in zip(self._input, batch, strict=False):
@@ -245,6 +254,13 @@ class MaskedPasses:
                 )
             yield found
             images = images[len(batch) :]
+
+    def _unfilled(self) -> None:
+        if self._filled:
+            raise EngineError(
+                "this explainer is in the middle of a batch, whose masks this would overwrite: what draws images for "
+                "it must not explain or classify with it; open a second explainer for that."
+            )
 
     def _mask(self, segment: _Segment) -> None:
         began = time.perf_counter()

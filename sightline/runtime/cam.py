@@ -25,6 +25,7 @@ Doubles = npt.NDArray[np.float64]
 
 class _Maskless:
     predict: ClassVar[bool] = False
+    gradients: ClassVar[bool] = True
 
     def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
         """None."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from sightline.bindings.engine import Precision
 from sightline.bundle import Bundle, load
-from sightline.errors import EngineError, MethodError, PrecisionError, TargetError
-from sightline.runtime import budget
+from sightline.errors import EngineError, MethodError, PrecisionError, StreamError, TargetError
+from sightline.runtime import budget, pipeline
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.cam import GradCAM, GradCAMPlusPlus, LayerCAM
@@ -239,6 +239,7 @@ class Explainer:
             ImageError: an image cannot be read.
             EngineError: a pass failed, or the network answers with NaN.
         """
+        self._free()
         return self._passes.classify(network_input(image, self.bundle.input) for image in images)
 
     def probabilities(self, image: ImageLike) -> npt.NDArray[np.float64]:
@@ -250,6 +251,7 @@ class Explainer:
             ImageError: the image cannot be read.
             EngineError: the pass failed, or the network answers with NaN.
         """
+        self._free()
         found = self._attribute[self.method.rivals](network_input(image, self.bundle.input), None)
         return found.probabilities.astype(np.float64)
 
@@ -324,6 +326,7 @@ class Explainer:
         deadline: float | None,
     ) -> Iterator[list[Explanation]]:
         """Of every image; what is wrong with the arguments is said at once, what is wrong with an image in its turn."""
+        self._free()
         budget.check(max_passes, deadline)
         wanted = self._wanted(target)
 
@@ -340,6 +343,10 @@ class Explainer:
                 yield answer.explanations
 
         return explanations()
+
+    def _free(self) -> None:
+        if pipeline.busy(self):
+            raise StreamError("this explainer is explaining a stream: close that first, or open a second explainer.")
 
     def _begun(self, request: Request) -> Job:
         budget.check(request.max_passes, request.deadline)

@@ -52,7 +52,8 @@ class Hierarchy:
 
     @cached_property
     def _by_id(self) -> Mapping[str, Node]:
-        return {node.id: node for node in self.nodes}
+        of_root = {} if self.root.unit is None else {str(self.root.unit): self.root}
+        return of_root | {node.id: node for node in self.nodes}
 
     @cached_property
     def _below(self) -> Mapping[str, tuple[Edge, ...]]:
@@ -218,7 +219,7 @@ def _node(entry: Mapping[str, Any]) -> Node:
 def _heatmap_document(heatmap: Floats) -> dict[str, Any]:
     small = _coarser(heatmap)
     highest = float(small.max())
-    levels = np.rint(small * (255 / highest)) if highest > 0 else small
+    levels = np.rint(small / highest * 255) if highest > 0 else small
     height, width = small.shape
     data = base64.b64encode(levels.astype(np.uint8).tobytes()).decode("ascii")
     return {"height": height, "width": width, "data": data, "max": highest}

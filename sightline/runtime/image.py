@@ -68,7 +68,7 @@ def prepare(image: ImageLike, expected: ImageInput) -> Prepared:
     if isinstance(image, (str, os.PathLike)):
         image = _open(Path(image))
     if isinstance(image, Image.Image):
-        return _from_picture(image, expected)
+        return _from_picture(_loaded(image), expected)
     if not isinstance(image, np.ndarray):
         raise ImageError(f"a {type(image).__name__} is no image: {_ACCEPTED}.")
     if image.dtype.kind == "f":
@@ -102,6 +102,19 @@ def _open(path: Path) -> Image.Image:
         raise ImageError(f"{path} cannot be read ({error}): it may be truncated; save it again.") from error
 
 
+def _loaded(image: Image.Image) -> Image.Image:
+    """The picture with its pixels read. Pillow opens lazily, and turns a TIFF upright only in reading it."""
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # as for a damaged file
+        raise ImageError(
+            f"the picture cannot be read ({error}): it may be truncated or closed; open it anew."
+        ) from error
+    return image
+
+
 def _from_picture(image: Image.Image, expected: ImageInput) -> Prepared:
     if 0 in image.size:
         raise ImageError(f"the image is empty ({image.width}×{image.height} pixels): {_ACCEPTED}.")
@@ -121,7 +134,9 @@ def _from_picture(image: Image.Image, expected: ImageInput) -> Prepared:
     except (OSError, ValueError) as error:
         raise ImageError(f"pictures of mode {image.mode!r} are not supported: convert it to RGB.") from error
     # Resized as 8-bit pixels, in the picture's own colours: what training pipelines do.
-    colours = image.convert("L") if expected.colour == "GRAY" else picture
+    colours = picture
+    if expected.colour == "GRAY":
+        colours = (picture if image.mode == "LAB" else image).convert("L")  # Pillow has no way from LAB to L
     resized = _stretch(colours, expected)
     planes = np.asarray(resized, np.float32).reshape(expected.height, expected.width, -1)
     return Prepared(_normalise(planes, expected), picture, expected)

@@ -86,8 +86,9 @@ class Job:
             if callable(target):
                 # Its gradient needs the logits, which are those of any pass of this image.
                 scores(target, attributions.probabilities[None].astype(np.float64))  # refuses what is no target
-                seed = targets.gradient(target, attributions.logits.astype(np.float64), bundle.manifest.activation)
-                attributions = attribute(prepared.array, seed)
+                if method.gradients:
+                    seed = targets.gradient(target, attributions.logits.astype(np.float64), bundle.manifest.activation)
+                    attributions = attribute(prepared.array, seed)
             self.clock.lap("attribution")
             self._subjects.append(self._subject(target, attributions))
             self.clock.lap("selection")

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _FLAT = 4 * float(np.finfo(np.float32).eps)
 """Below this spread, relative to its values, an upsampled map holds nothing but rounding."""
+_FAINT = float(np.finfo(np.float32).tiny)
+"""Below this spread it does whatever its values, and 1 / spread is more than float32 holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ def mask_set(
     Constant maps would give masks of zeros and are left out: that loses nothing.
 
     Returns:
-        what waits for the device and gives the masks. It raises EngineError where the feature maps hold NaN or infinity.
+        what waits for the device and gives the masks; it raises EngineError where feature maps hold NaN or infinity.
     """
     features = block.features
     if type(kernels) is not type(attributions.kernels):  # an engine of the caller's own, on another device
@@ -143,7 +145,7 @@ def _finished(
             "preprocessed as the network expects (sightline inspect) and that its weights are finite."
         )
     spread = maxima - minima
-    varied = np.flatnonzero(spread > _FLAT * np.maximum(abs(minima), abs(maxima)))
+    varied = np.flatnonzero(spread > np.maximum(_FLAT * np.maximum(abs(minima), abs(maxima)), _FAINT))
     if len(varied) < len(spread):
         logger.debug("block %s: %d constant maps skipped", name, len(spread) - len(varied))
         maps, kept = kernels.take(maps, varied), kept[varied]

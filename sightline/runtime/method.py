@@ -42,6 +42,8 @@ class Method(Protocol):
     """The output of the classifier that scores a masked image."""
     rivals: ClassVar[bool]
     """Whether the gradients are those of the log-odds of p_c, or of the bare logit z_c."""
+    gradients: ClassVar[bool]
+    """Whether it looks at gradients at all: if not, a target function needs none."""
 
     @property
     def predict(self) -> bool:

@@ -35,6 +35,11 @@ _BUSY: WeakSet[Any] = WeakSet()
 """The explainers that a stream has to itself."""
 
 
+def busy(explainer: Any) -> bool:
+    """Whether a stream has this explainer to itself."""
+    return explainer in _BUSY
+
+
 class Pipeline:
     """Runs from :meth:`start` until its results end or it is closed. Knows nobody who would have to close it."""
 
@@ -69,7 +74,7 @@ class Pipeline:
         """
         if self._stopped.is_set():
             return
-        if self._explainer in _BUSY:
+        if busy(self._explainer):
             raise StreamError(
                 "this explainer is explaining another stream: close that one first, or open a second explainer."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,18 +44,21 @@ def find_regions(saliency: npt.NDArray[np.float32], threshold: float, size: tupl
     sums = np.bincount(of_pixel, values, count)
     peaks = np.zeros(count)
     np.maximum.at(peaks, of_pixel, values)
-    (left, right), (top, bottom) = _bounds(of_pixel, columns, count), _bounds(of_pixel, rows, count)
-    across, down = size[0] / saliency.shape[1], size[1] / saliency.shape[0]
+    # Whole numbers: a quotient that is rounded first may lie beyond the image.
+    (left, right), (top, bottom) = (
+        [ends.tolist() for ends in _bounds(of_pixel, places, count)] for places in (columns, rows)
+    )
+    height, width = saliency.shape
     total = float(saliency.sum(dtype=np.float64))
     found = [
         Region(
             box=(
-                math.floor(left[i] * across),
-                math.floor(top[i] * down),
-                math.ceil((right[i] + 1) * across),
-                math.ceil((bottom[i] + 1) * down),
+                left[i] * size[0] // width,
+                top[i] * size[1] // height,
+                -(-(right[i] + 1) * size[0] // width),
+                -(-(bottom[i] + 1) * size[1] // height),
             ),
-            area=float(pixels[i] * across * down),
+            area=float(pixels[i] * (size[0] / width) * (size[1] / height)),
             mean=float(sums[i] / pixels[i]),
             peak=float(peaks[i]),
             mass=float(sums[i] / total),

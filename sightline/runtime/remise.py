@@ -45,6 +45,7 @@ class REMISE:
     name: ClassVar[str] = "remise"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_share(self.mu)
@@ -53,20 +54,32 @@ class REMISE:
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         """The maps with a positive gradient, and the gated fusion of the layer maps."""
-        alphas = {block.block.name: block.alpha.astype(np.float64) for block in attributions.blocks}
+        choices = fused_plan(attributions, kernels, lambda alpha: above_share(alpha, self.mu)).choices
+        # A mask that only another target chose has no α for this one, hence no weight.
+        alphas = {
+            block.block.name: _only(block.alpha.astype(np.float64), choices[block.block.name].numbers)
+            for block in attributions.blocks
+            if block.block.name in choices
+        }
         size = attributions.size
 
         def explain(scored: Mapping[str, Scored]) -> Maps:
             weighed = {name: _weighed(found, alphas[name], kernels) for name, found in scored.items()}
             return fuse_blocks(weighed, size, kernels, self.width)
 
-        choices = fused_plan(attributions, kernels, lambda alpha: above_share(alpha, self.mu)).choices
         return Plan(choices, explain, promised=True)
 
     def masks(self, attributions: Attributions, chosen: Mapping[str, Indices], kernels: Kernels) -> dict[str, MaskSet]:
         """What is left without the maps: 1 − M_k."""
         sets = feature_masks(attributions, chosen, kernels)
         return {name: _complement(masks, kernels) for name, masks in sets.items()}
+
+
+def _only(alpha: Doubles, numbers: Indices) -> Doubles:
+    """These α alone, 0 for the others."""
+    kept = np.zeros_like(alpha)
+    kept[numbers] = alpha[numbers]
+    return kept
 
 
 def _complement(masks: MaskSet, kernels: Kernels) -> MaskSet:
@@ -78,6 +91,5 @@ def _complement(masks: MaskSet, kernels: Kernels) -> MaskSet:
 def _weighed(found: Scored, alpha: Doubles, kernels: Kernels) -> Scored:
     """max(0, p_c(I) − p_c(I ⊙ (1 − M_k))) · α_k · (max_k − min_k) in place of the scores."""
     spread = -1 / kernels.to_host(found.masks.affine)[:, 0].astype(np.float64)
-    # A mask that only another target chose has no positive α for this one, and no weight.
-    promised = np.maximum(alpha[found.masks.numbers], 0) * spread
+    promised = alpha[found.masks.numbers] * spread
     return replace(found, scores=np.maximum(found.whole - found.scores, 0) * promised)

@@ -41,6 +41,7 @@ class RISE:
     name: ClassVar[str] = "rise"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = False
     predict: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -10,6 +10,30 @@ from pathlib import Path
 from sightline.errors import SaveError
 
 
+def check(path: Path) -> None:
+    """Find out before the work whether a file can be written there.
+
+    Raises:
+        SaveError: there is no such folder, or a folder has that name.
+    """
+    if not path.parent.is_dir():
+        raise SaveError(f"there is no folder {path.parent} for {path.name}: make it first.")
+    if path.is_dir():
+        raise SaveError(f"{path} is a folder: name the file to write.")
+
+
+def make(folder: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        SaveError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written ({error.strerror or error}): name another folder.") from error
+
+
 def save(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file under a temporary name beside its place, and rename it. Text is UTF-8.
 

@@ -31,6 +31,7 @@ class ScoreCAM:
     name: ClassVar[str] = "score-cam"
     output: ClassVar[Output] = "logits"
     rivals: ClassVar[bool] = False
+    gradients: ClassVar[bool] = True
     predict: ClassVar[bool] = False
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:

@@ -47,6 +47,7 @@ class SISE:
     name: ClassVar[str] = "sise"
     output: ClassVar[Output] = "probabilities"
     rivals: ClassVar[bool] = True
+    gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_share(self.mu)

@@ -79,7 +79,7 @@ class Strongest:
         for channel in np.flatnonzero((values > 0) & (values > self._values[:, -1])):
             row = self._values[channel]
             rank = int((row >= values[channel]).sum())
-            scaled = np.clip(features[channel] * (255 / values[channel]), 0, 255)
+            scaled = np.clip(features[channel] / values[channel] * 255, 0, 255)
             for kept, new in (
                 (row, values[channel]),
                 (self._images[channel], image),

@@ -46,6 +46,8 @@ def build(registry: Registry, desk: Desk, keys: Keys) -> Front:
         keys: who may ask.
     """
     registry.metrics.hold("bytes", lambda: desk.bytes.taken)
+    registry.metrics.hold("values", lambda: desk.values.taken)
+    registry.metrics.hold("answers", lambda: desk.answers.taken)
     registry.metrics.hold("pixels", lambda: desk.pixels.taken)
     app = FastAPI(
         title="Sightline",

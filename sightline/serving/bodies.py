@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HttpRequest
 
-from sightline.serving.limits import READ_SECONDS
+from sightline.serving.limits import LIST_VALUES, READ_SECONDS
 from sightline.serving.refusal import RefusedError, shortened
 from sightline.serving.room import Room
 from sightline.serving.visit import Visit
@@ -75,14 +75,27 @@ async def _received(request: HttpRequest, visit: Visit, room: Room, most: int) -
             return b"".join(chunks)
 
 
-def parsed(body: bytes, schema: type[Model], most_values: int = MOST_VALUES) -> Model:
+def values(body: bytes, most: int) -> int:
+    """How many values a body holds, at most; a list or an object counts for several.
+
+    Raises:
+        RefusedError: 413 where they are too many.
+    """
+    lists = body.count(b"[") + body.count(b"{")
+    count = body.count(b",") + LIST_VALUES * lists
+    if count > most:
+        raise RefusedError(
+            413, f"the body holds more than {most} values, a list counted for {LIST_VALUES}: send fewer, or flat."
+        )
+    return count
+
+
+def parsed(body: bytes, schema: type[Model]) -> Model:
     """What a body says.
 
     Raises:
-        RefusedError: 400 where it is no JSON, 422 where it is not what the schema says, 413 where it holds too much.
+        RefusedError: 400 where it is no JSON, 422 where it is not what the schema says.
     """
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > most_values:
-        raise RefusedError(413, f"the body holds more than {most_values} values: send fewer.")
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

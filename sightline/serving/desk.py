@@ -17,7 +17,7 @@ from sightline.errors import SightlineError, TargetError
 from sightline.serving import bodies
 from sightline.serving.bodies import ClientGone
 from sightline.serving.decoding import Encoded, Picture, encoded
-from sightline.serving.limits import HELD_BODIES, HELD_PICTURES, Limits
+from sightline.serving.limits import HELD_ANSWERS, HELD_BODIES, HELD_PICTURES, Limits
 from sightline.serving.models import Served
 from sightline.serving.refusal import RefusedError, refusal
 from sightline.serving.room import Room
@@ -35,6 +35,8 @@ class Desk:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.bytes = Room(HELD_BODIES * limits.max_bytes, "bytes")
+        self.values = Room(limits.max_bytes, "JSON values")
+        self.answers = Room(HELD_ANSWERS * limits.max_bytes, "bytes of answers")
         self.pixels = Room(HELD_PICTURES * limits.max_pixels, "pixels")
         self._pool = ThreadPoolExecutor(min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="desk")
 
@@ -50,7 +52,23 @@ class Desk:
             ClientGone: the client left.
         """
         body = await bodies.read(request, visit, self.bytes, self.limits.max_bytes)
-        return await self.off(bodies.parsed, body, schema, most_values)
+        count = await self.off(bodies.values, body, most_values)
+        if count > bodies.MOST_VALUES:
+            visit.hold(self.values, count)
+        return await self.off(bodies.parsed, body, schema)
+
+    def answer(self, visit: Visit, amount: int) -> None:
+        """Take room for the maps of an answer, in bytes, before they are computed.
+
+        Raises:
+            RefusedError: 413 where there never is so much, 429 where there is not now.
+        """
+        most = HELD_ANSWERS * self.limits.max_bytes // 2
+        if amount > most:
+            raise RefusedError(
+                413, f"the answer would hold up to {amount} bytes of maps, more than {most}: ask for less at a time."
+            )
+        visit.hold(self.answers, amount)
 
     async def files(self, visit: Visit, instances: Sequence[Instance]) -> list[Encoded]:
         """The image files of a request, their headers checked.

@@ -33,6 +33,12 @@ class Wanted:
     layers: bool = False
     maps: MapEncoding = "float32"
 
+    def most(self, bundle: Bundle, images: Sequence[tuple[int, int]]) -> int:
+        """Bytes that the maps of an answer take, about, for images of so many pixels and so many targets."""
+        grid = 4 * bundle.input.width * bundle.input.height * 4 // 3  # float32 in base64
+        grids = self.saliency + self.layers * len(bundle.blocks)
+        return sum(targets * (grids * grid + self.overlay * 3 * pixels) for pixels, targets in images)
+
 
 def dumped(document: Any) -> bytes:
     """Compact JSON."""

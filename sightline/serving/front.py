@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,11 @@ from sightline.serving.visit import Visit, identity
 
 OPEN = frozenset({"/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"})
 """Paths that want no key."""
+
+_PROBE = re.compile(r"/v2/models/[^/]+/ready")
+WRITE_SECONDS = 30.0
+"""In which a client has to take each piece of its answer."""
+_PIECE = 2**16
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +97,7 @@ class Front:
 
     def _refused(self, scope: Scope, headers: Mapping[str, str]) -> RefusedError | None:
         path: str = scope["path"]
-        probe = path.startswith("/v2/models/") and path.endswith("/ready")
-        if path not in OPEN and not probe and not self._keys.admit(headers):
+        if path not in OPEN and not _PROBE.fullmatch(path) and not self._keys.admit(headers):
             return RefusedError(401, "no API key, or a wrong one: send 'Authorization: Bearer KEY'.")
         if self.stopping and scope["method"] == "POST":
             return stopping()
@@ -104,7 +109,7 @@ class _Marked:
 
     def __init__(self, send: Send, visit: Visit) -> None:
         self._send, self._visit = send, visit
-        self.started = False
+        self.started = self._unread = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -114,8 +119,24 @@ class _Marked:
             found["X-Request-ID"] = self._visit.id
             found["X-Content-Type-Options"] = "nosniff"
         elif message["type"] == "http.response.body":
+            # In pieces: of a whole answer uvicorn would take every byte at once, and wait for nobody.
+            body = memoryview(message.get("body", b""))
+            while len(body) > _PIECE:
+                await self._piece({**message, "body": bytes(body[:_PIECE]), "more_body": True})
+                body = body[_PIECE:]
+            message = {**message, "body": bytes(body)}
+        await self._piece(message)
+
+    async def _piece(self, message: Message) -> None:
+        if self._unread:
+            return
+        try:
+            await asyncio.wait_for(self._send(message), WRITE_SECONDS)
+        except asyncio.TimeoutError:
+            self._unread = True  # what is not sent to its end makes uvicorn close the connection
+            self._visit.error = f"the client did not take its answer within {WRITE_SECONDS:g} seconds"
+        else:
             self._visit.sent += len(message.get("body", b""))
-        await self._send(message)
 
 
 def fault() -> RefusedError:

@@ -11,6 +11,10 @@ LARGEST_PIXELS = 89_478_485
 """Beyond which Pillow itself warns of a decompression bomb."""
 HELD_BODIES = 16
 """Requests of the largest size whose bytes may be in memory at once."""
+LIST_VALUES = 16
+"""What a list counts for among the values of a body: a list of one number takes the room of so many numbers."""
+HELD_ANSWERS = 16
+"""Answers as large as the largest body that may be in memory at once; half of them in one answer."""
 HELD_PICTURES = 8
 """Pictures of the largest size whose pixels may be in memory at once."""
 READ_SECONDS = 30.0

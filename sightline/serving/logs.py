@@ -35,10 +35,10 @@ class JsonLines(logging.Formatter):
 
 
 def install(level: str, stream: TextIO | None = None) -> None:
-    """Have Sightline and uvicorn log to a stream, stderr by default, one object a line."""
+    """Have Sightline, uvicorn and asyncio log to a stream, stderr by default, one object a line."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("sightline", "uvicorn"):
+    for name in ("sightline", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

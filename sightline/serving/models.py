@@ -209,6 +209,8 @@ class Model:
             if str(error) != self._complaint:
                 logger.error("model %s keeps its bundle %s: %s", self.name, self.hash[:12], error)
             self._complaint = str(error)
+        except Exception:  # nobody else looks again
+            logger.exception("model %s keeps its bundle %s", self.name, self.hash[:12])
 
     def abandon(self) -> None:
         """Let go what waits and what is under way."""

@@ -251,12 +251,13 @@ class Scheduler:
 
     def _classify(self, explainer: Explainer, ticket: Ticket) -> None:
         """One attribution pass, between those of the others: nothing of theirs is overwritten."""
-        self._hand.remove(ticket)
         try:
             found = Outcome(explainer.probabilities(ticket.image), [], ticket.turn - ticket.arrived)
         except SightlineError as error:
+            self._hand.remove(ticket)  # what is no error of ours goes on, and takes with it all that is in hand
             ticket.future.set_exception(error)
         else:
+            self._hand.remove(ticket)
             self._measured()
             self._metrics.images.labels(self._name, "predict").inc()
             ticket.future.set_result(found)

@@ -108,11 +108,14 @@ class V1:
                 raise RefusedError(422, f"format {form}: ask with one instance and one target, or for json.")
             files = await self._desk.files(visit, asked.instances)
             served.scheduler.admits(len(files))
+            wanted = encoding.Wanted(parameters.overlay, parameters.saliency, parameters.layers, parameters.maps)
+            counts = [(file.pixels, len(one)) for file, one in zip(files, targets, strict=True)]
+            self._desk.answer(visit, wanted.most(served.bundle, counts))
             pictures = await self._desk.pictures(visit, files, served.bundle.input)
             deadline = self._desk.limits.within(parameters.deadline)
             tickets = [
-                Ticket(picture.array, wanted, method, visit.arrived, parameters.max_passes, deadline)
-                for picture, wanted in zip(pictures, targets, strict=True)
+                Ticket(picture.array, chosen, method, visit.arrived, parameters.max_passes, deadline)
+                for picture, chosen in zip(pictures, targets, strict=True)
             ]
             outcomes = await self._desk.outcomes(request, visit, served, tickets, [file.place for file in files])
             began = time.perf_counter()
@@ -122,7 +125,6 @@ class V1:
                 visit.lasted("encode", time.perf_counter() - began)
                 kind = PNG if form == "png" else NPZ
                 return Response(content, 200, {**encoding.headers(explanation), **visit.timing}, media_type=kind)
-            wanted = encoding.Wanted(parameters.overlay, parameters.saliency, parameters.layers, parameters.maps)
             found = await asyncio.gather(
                 *(
                     self._desk.off(_explanations, outcome, picture, wanted, isinstance(one.target, list))

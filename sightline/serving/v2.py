@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ class V2:
 
     def __init__(self, registry: Registry, desk: Desk) -> None:
         self._registry, self._desk = registry, desk
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def server(self) -> Mapping[str, Any]:
         """What this server is."""
@@ -72,7 +75,7 @@ class V2:
 
     async def load(self, model: Model) -> Mapping[str, Any]:
         """Read a bundle again."""
-        changed = await self._desk.off(model.reload)
+        changed = await asyncio.get_running_loop().run_in_executor(self._loading, model.reload)
         return {"name": model.name, "version": model.hash[:_VERSION], "changed": changed}
 
     async def infer(self, request: HttpRequest, model: Model, visit: Visit) -> Response:

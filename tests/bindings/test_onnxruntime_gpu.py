@@ -97,7 +97,9 @@ def test_options_of_the_cuda_provider(precision: Any, tf32: str, graph: Path, ma
     assert options[CUDA]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
-@pytest.mark.parametrize(("precision", "fp16", "int8"), [("tf32", False, False), ("fp16", True, False), ("int8", False, True)])
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"), [("tf32", False, False), ("fp16", True, False), ("int8", False, True)]
+)
 def test_options_of_the_tensorrt_provider(
     precision: Any, fp16: bool, int8: bool, graph: Path, machine: Machine
 ) -> None:

@@ -129,6 +129,19 @@ def test_the_table_and_the_file(bundle: Path, folder: Path, capsys: pytest.Captu
     assert [file.name for file in folder.iterdir()] == ["bench.json"]
 
 
+@pytest.mark.parametrize("command", ["bench", "features", "decompose"])
+@pytest.mark.parametrize(("name", "said"), [("none/x", "there is no folder none"), ("taken", "is a folder")])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    command: str, name: str, said: str, bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suffix = {"bench": ".json"}.get(command, ".html")
+    (folder / f"taken{suffix}").mkdir()
+    words = {"bench": [str(bundle), "--json"], "features": [str(bundle), "no-images", "--layer", "block1", "-o"]}
+    assert main([command, *words.get(command, [str(bundle), "no-image.png", "-o"]), name + suffix]) == 1
+    assert said in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == [f"taken{suffix}"]
+
+
 def test_a_setting_that_cannot_be_measured_does_not_stop_the_others(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

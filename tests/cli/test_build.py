@@ -61,6 +61,13 @@ def test_float32_is_compared_with_nothing(own: Path, images: list[Path], capsys:
     assert "--images are for a lower --precision" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--gate-images", "3"], ["--gate-threshold", "0.5"]])
+def test_float32_has_no_gate(option: list[str], own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["build", str(own), *option])
+    assert f"{option[0]} is for a lower --precision" in capsys.readouterr().err
+
+
 def test_float32_measures_the_batch_size(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", str(own), "--engine", "onnxruntime-cpu"]) == 0
     said = capsys.readouterr().out

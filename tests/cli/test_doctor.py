@@ -36,7 +36,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert onnxruntime.__version__ in said
     assert "CPUExecutionProvider" in said
-    assert all(f"\n  {name} " in said for name in ENGINES)
+    assert all(f"\n  {name} " in said for name in (*ENGINES, "serve", "data sets"))
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

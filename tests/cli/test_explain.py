@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -146,8 +147,21 @@ def test_a_folder_that_cannot_be_written(
     bundle: Path, images: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "out").write_text("a file")
-    assert main(["explain", str(bundle), str(images[0]), "-o", "out"]) == 1
-    assert "sightline: error: " in capsys.readouterr().err
+    for command in (["explain", str(bundle), str(images[0])], ["stream", str(bundle), str(images[0].parent)], ["demo"]):
+        assert main([*command, "-o", "out"]) == 1
+        assert "sightline: error: out cannot be written (File exists)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of 255 bytes")
+def test_names_as_long_as_names_can_be(bundle: Path, images: list[Path], folder: Path) -> None:
+    names = ["n" * 251 + ".png", "n" * 250 + "m.png", "ä" * 125 + ".png"]
+    for name in names:
+        shutil.copy(images[0], images[0].with_name(name))
+    given = [str(images[0].with_name(name)) for name in names]
+    assert main(["explain", str(bundle), *given, "--save", "png,json"]) == 0
+    assert len(list((folder / "explanations").iterdir())) == 6
+    assert main(["stream", str(bundle), str(images[0].parent), "-o", "frames"]) == 0
+    assert len(list((folder / "frames").iterdir())) == 4
 
 
 def test_an_engine_that_does_not_exist(

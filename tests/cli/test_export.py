@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import sightline
 from sightline.cli import main
+from sightline.cli.export import labels
 
 NETWORK = """
 import torch
@@ -132,3 +134,49 @@ def test_inspecting_what_is_neither(folder: Path, capsys: pytest.CaptureFixture[
     for path in ("missing", "notes.onnx", str(folder)):
         assert main(["inspect", path]) == 1
         assert path in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+@pytest.mark.parametrize("name", ["boxes.json", "boxes.textproto", "boxes.onnx"])
+def test_other_text_is_no_onnx_file(command: str, name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / name).write_text('{"images": []}')
+    assert main([command, name, *(["x.sightline"] if command == "export" else [])]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"sightline: error: {name} is no ONNX file")
+    assert [file.name for file in folder.iterdir()] == [name]
+
+
+def test_labels_of_many_classes_and_of_other_encodings(folder: Path) -> None:
+    many = [f"class number {number}" for number in range(1000)]
+    assert labels(",".join(many)) == tuple(many)
+    (folder / "latin.txt").write_bytes("gut\nblöd".encode("latin-1"))
+    with pytest.raises(argparse.ArgumentTypeError, match=r"latin\.txt cannot be read .*UTF-8"):
+        labels("latin.txt")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--single-file", "one.onnx", "--range", "255"], ["--stages", "--range", "1"], ["--stages", "--mean", "1"]],
+)
+def test_what_is_for_making_a_bundle_is_refused_for_one(
+    words: list[str], bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(bundle), *words])
+    assert f"{words[-2]} is for making a bundle" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+def test_a_bundle_is_no_onnx_file(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(bundle), "x.sightline"]) == 1
+    assert "is a folder: give the ONNX file" in capsys.readouterr().err
+
+
+def test_the_file_alone(onnx_file: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said of the bundle that it is made from; a file that is there stops the export before it begins."""
+    assert main(["export", str(onnx_file), "--single-file", "one.onnx"]) == 0
+    assert "network.sightline" not in capsys.readouterr().out
+    assert [file.name for file in folder.iterdir()] == ["one.onnx"]
+    assert main(["export", str(onnx_file), "x.sightline", "--single-file", "one.onnx"]) == 1
+    assert "one.onnx exists already" in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == ["one.onnx"]

@@ -114,3 +114,13 @@ def test_no_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no pictures"):
         listed(tmp_path / "empty")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_pipe_is_no_image_and_a_link_to_nowhere_is_told(folder: Path) -> None:
+    """Reading the pipe would never end."""
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to("nowhere.png")
+    found = {entry.path: entry for entry in listed(folder)}
+    assert "pipe.png" not in found
+    assert "link.png" in found

@@ -279,6 +279,14 @@ def test_what_is_wrong_is_found_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_images_begins_no_run(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for wrong in ("empty", "nowhere"):
+        with pytest.raises(DatasetError, match=wrong):
+            dataset.explain_set(demo.BUNDLE, tmp_path / wrong, tmp_path / "out", method="grad-cam")
+        assert not (tmp_path / "out" / "run.json").exists()
+
+
 @pytest.mark.parametrize(("passes", "size"), [(None, 16), (1, 1), (16, 16), (17, 9), (20, 10), (32, 32 // 2), (33, 11)])
 def test_a_budget_fills_its_batches(passes: int | None, size: int) -> None:
     assert recipe.batch_size_for("cpu", passes) == size

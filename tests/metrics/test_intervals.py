@@ -56,6 +56,7 @@ def test_pairing_finds_small_differences() -> None:
 
 def test_one_value_and_none() -> None:
     assert bootstrap([0.3]) == Estimate(0.3, 0.3, 0.3, 1)
+    assert [bootstrap(values).sign for values in ([0.3], [0.3, 0.3], [-0.3] * 3, [-1, 1])] == [0, 1, -1, 0]
     with pytest.raises(MetricError, match="no values"):
         bootstrap([])
     with pytest.raises(MetricError, match="1 of 2"):

@@ -14,7 +14,7 @@ from sightline.metrics.store import Results
 def test_what_was_added_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     with Results(path) as results:
-        results.add("one", {"value": 1, "image": "Blech-ä.png"})
+        results.add("one", {"value": 1, "image": "Blech-ä-\udcff.png"})
         results.add("two", {"value": 2, "map": "…"})
         results.add("one", {"value": 3})
         assert results["one"]["value"] == 3

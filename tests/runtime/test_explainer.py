@@ -16,7 +16,7 @@ from PIL import Image
 import sightline
 from sightline import SISE, AdaSISE, Explainer, Explanation
 from sightline.bundle import Bundle
-from sightline.errors import BundleError, EngineError, ImageError, MethodError, TargetError
+from sightline.errors import BundleError, EngineError, ImageError, MethodError, StreamError, TargetError
 from sightline.kernels import Kernels
 from sightline.runtime.attributions import Attributions
 from sightline.runtime.method import Method, Plan
@@ -124,6 +124,29 @@ def test_images_are_drawn_as_they_are_needed(explainer: Explainer) -> None:
 
     next(explainer.batch(images()))
     assert len(drawn) <= 2
+
+
+def test_what_draws_images_must_not_use_the_explainer_that_draws(bundle: Bundle) -> None:
+    """The batch is half full of masks then. Between two results it may be used as ever."""
+    images = [tiny.image(seed) for seed in range(4)]
+    with Explainer(bundle, batch_size=8) as explainer:
+        alone = [explainer(image).saliency for image in images]
+        for use in (lambda image: next(explainer.classify([image])), explainer):
+            with pytest.raises(EngineError, match="middle of a batch"):
+                list(explainer.batch(image for image in images if use(image) is not None))
+            for found, expected in zip(explainer.batch(images), alone, strict=True):
+                np.testing.assert_array_equal(found.saliency, expected)
+                use(images[0])
+
+
+def test_a_stream_has_its_explainer_to_itself(bundle: Bundle) -> None:
+    with Explainer(bundle, batch_size=8) as explainer, explainer.stream(tiny.image(n) for n in range(3)) as stream:
+        next(stream)
+        for use in (explainer, explainer.probabilities, lambda image: explainer.classify([image])):
+            with pytest.raises(StreamError, match="explaining a stream"):
+                use(tiny.image())
+        assert len(list(stream)) == 2
+        explainer(tiny.image())
 
 
 def test_channels_last(tmp_path: Path, bundle: Bundle) -> None:

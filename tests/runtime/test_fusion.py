@@ -70,6 +70,15 @@ def test_constant_maps_are_skipped(value: float) -> None:
     assert len(masks_of(features)) == 1
 
 
+def test_a_map_too_faint_to_be_normalised_is_skipped() -> None:
+    """1 / spread would be infinite in float32."""
+    features = np.zeros((3, 5, 5), np.float32)
+    features[:, 2, 2] = 1e-40, 1e-37, 1
+    masks = masks_of(features)
+    assert masks.numbers.tolist() == [1, 2]
+    assert np.isfinite(masks.affine).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_finite_are_an_error(value: float) -> None:
     features = np.random.default_rng(0).normal(size=(3, 5, 5)).astype(np.float32)

@@ -256,6 +256,9 @@ def test_any_unit_can_be_taken_apart(decomposer: Decomposer, network: Network) -
         agree(found, reference)
         assert (found.label, found.score, found.target) == (f"two:{channel}:{row},{column}", None, None)
         assert (found.root.id, found.root.unit) == ("d", unit)
+        assert found[unit] is found[str(unit)] is found["d"] is found.root
+        again = [decomposer.expand(found, node) for node in (unit, str(unit), "d")]
+        assert all([node.id for node in other.nodes] == [node.id for node in found.nodes] for other in again)
         assert found.root.value == pytest.approx(reference.maps[1][0, channel, row, column].item(), rel=1e-4)
         assert [(level.name, level.channels) for level in found.levels] == [("decision", 8), ("one", 6)]
 

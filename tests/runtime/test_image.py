@@ -118,6 +118,35 @@ def test_every_orientation_is_pillow_s(orientation: int) -> None:
     np.testing.assert_array_equal(np.asarray(prepared.picture), np.asarray(ImageOps.exif_transpose(picture)))
 
 
+@pytest.mark.parametrize("kind", ["tiff", "png", "jpeg", "webp"])
+def test_a_picture_that_is_not_read_yet_is_what_its_path_is(kind: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels(16, 12, 3)).save(tmp_path / f"turned.{kind}", exif=exif)
+    lazy, path = (prepare(given(tmp_path / f"turned.{kind}"), PLAIN) for given in (Image.open, Path))
+    assert lazy.picture.size == path.picture.size == (16, 12)
+    np.testing.assert_array_equal(lazy.array, path.array)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_opened_picture_that_cannot_be_read(orientation: int, tmp_path: Path) -> None:
+    """Damaged, cut short, or closed: no pixels are made up."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels(64, 64, 3))
+    image.save(tmp_path / "whole.png", exif=exif)
+    whole = (tmp_path / "whole.png").read_bytes()
+    start = whole.index(b"IDAT") + 40
+    (tmp_path / "damaged.png").write_bytes(whole[:start] + bytes(8) + whole[start + 8 :])
+    image.save(tmp_path / "whole.jpg", exif=exif)
+    (tmp_path / "short.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-900])
+    closed = Image.open(tmp_path / "whole.png")
+    closed.close()
+    for picture in (Image.open(tmp_path / "damaged.png"), Image.open(tmp_path / "short.jpg"), closed):
+        with pytest.raises(ImageError, match="the picture cannot be read"):
+            prepare(picture, PLAIN)
+
+
 def test_an_odd_exif_does_not_make_a_picture_unreadable(tmp_path: Path) -> None:
     """One entry that Pillow cannot write again, and one EXIF that it cannot read at all."""
     turned, width = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHIf", 0x0100, 11, 1, 1.5)
@@ -148,7 +177,14 @@ def test_whatever_a_decoder_raises_is_an_image_that_cannot_be_read(
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "RGBA", "RGBX"])
 def test_pictures_of_other_modes_convert(mode: str) -> None:
-    assert np.isfinite(prepare(Image.fromarray(pixels(20, 30, 3)).convert(mode), RGB).array).all()
+    for expected in (RGB, GRAY):
+        assert np.isfinite(prepare(Image.fromarray(pixels(20, 30, 3)).convert(mode), expected).array).all()
+
+
+def test_lab_converts() -> None:
+    image = Image.new("LAB", (30, 20), (128, 0, 0))
+    for expected in (RGB, GRAY):
+        assert np.isfinite(prepare(image, expected).array).all()
 
 
 @pytest.mark.parametrize("spec", [RGB, GRAY, replace(RGB, colour="BGR"), replace(RGB, layout="NHWC")])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -60,6 +63,17 @@ def test_boxes_hold_their_pixels_and_stay_in_the_image() -> None:
     saliency[6, 6] = saliency[0, 0] = 1
     regions = find_regions(saliency, 0.5, size=(10, 5))
     assert [region.box for region in regions] == [(0, 0, 2, 1), (8, 4, 10, 5)]
+
+
+@given(st.integers(1, 400), st.integers(1, 9000), st.data())
+def test_boxes_are_those_of_exact_arithmetic(width: int, original: int, data: st.DataObject) -> None:
+    left = data.draw(st.integers(0, width - 1))
+    right = data.draw(st.integers(left, width - 1))
+    saliency = np.zeros((2, width), np.float32)
+    saliency[0, left : right + 1] = 1
+    (region,) = find_regions(saliency, 0.5, size=(original, 2))
+    across = Fraction(original, width)
+    assert region.box == (math.floor(left * across), 0, math.ceil((right + 1) * across), 1)
 
 
 def test_no_region_above_everything() -> None:

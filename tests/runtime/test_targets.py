@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from sightline import Explainer
+from sightline import REMISE, RISE, SISE, Explainer
 from sightline.bundle import Activation, Bundle
 from sightline.errors import TargetError
 from sightline.runtime import targets
 from sightline.runtime.explainer import METHODS
+from sightline.runtime.method import Method
 from tests.runtime import tiny
 
 Doubles = npt.NDArray[np.float64]
@@ -56,6 +57,15 @@ def test_several_targets_are_explained_as_if_each_alone(bundle: Bundle, method: 
         assert max(found.passes for found in alone) <= together[0].passes < sum(found.passes for found in alone)
 
 
+@pytest.mark.parametrize("method", [SISE(mu=0.3), REMISE(mu=0.3)])
+def test_a_mask_of_another_target_has_no_weight(bundle: Bundle, method: Method) -> None:
+    with Explainer(bundle, method) as explainer:
+        for seed in range(3):
+            together = explainer(tiny.image(seed), list(range(tiny.CLASSES)))
+            for target, found in enumerate(together):
+                np.testing.assert_allclose(found.saliency, explainer(tiny.image(seed), target).saliency, atol=1e-5)
+
+
 def test_several_targets_of_several_images(bundle: Bundle) -> None:
     images = [tiny.image(seed) for seed in range(3)]
     with Explainer(bundle, batch_size=64) as explainer:
@@ -85,6 +95,27 @@ def test_the_gradient_of_a_function_agrees_with_autograd(activation: Activation,
     function = Margin() if own else lambda p: Margin()(p)
     found = targets.gradient(function, logits.detach().numpy()[0], activation)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("margin", [25.0, 31.0, 36.0, 45.0, 90.0, 240.0])
+def test_the_gradient_of_a_sure_network(activation: Activation, margin: float, own: bool) -> None:
+    """Of p_c it is that of the log-odds up to a factor, however near p_c is to 1 (in exact arithmetic)."""
+    logits = np.array([margin, 0.0, 0.4, -1.0, -2.0])
+    expected = np.array([1.0, 0, 0, 0, 0])
+    if activation == "softmax":
+        expected[1:] = -np.exp(logits[1:]) / np.exp(logits[1:]).sum()
+
+    class First:
+        def __call__(self, probabilities: Doubles) -> Doubles:
+            return probabilities[:, 0]
+
+        def gradient(self, probabilities: Doubles) -> Doubles:
+            return np.array([1.0, 0, 0, 0, 0])
+
+    found = targets.gradient(First() if own else lambda p: p[:, 0], logits, activation)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_a_function_that_ignores_the_image_has_no_gradient(bundle: Bundle) -> None:
@@ -119,6 +150,14 @@ def test_a_gradient_of_the_wrong_shape() -> None:
 def test_too_many_outputs_for_difference_quotients() -> None:
     with pytest.raises(TargetError, match=r"10000 outputs.*'gradient'.*rise"):
         targets.gradient(lambda p: p[:, 0], np.zeros(10_000), "none")
+
+
+def test_a_method_without_gradients_takes_any_function(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "LARGEST", 3)
+    with Explainer(bundle, RISE(passes=20)) as explainer:
+        assert explainer(tiny.image(), either).passes == 20
+    with Explainer(bundle) as explainer, pytest.raises(TargetError, match="rise"):
+        explainer(tiny.image(), either)
 
 
 def test_no_target_at_all(bundle: Bundle) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import httpx
 import pytest
 
 from sightline.errors import ServingError
-from sightline.serving import keys, logs
+from sightline.serving import front, keys, logs
 from sightline.serving.keys import Keys
-from tests.serving.running import Running, instance, running
+from sightline.serving.limits import Limits
+from tests.serving.running import Running, b64, instance, picture, running
 
 EXPLAIN = "/v1/models/tiny:explain"
 ASKED = {"instances": [instance(0)]}
@@ -58,6 +61,14 @@ def test_what_is_open(guarded: Running) -> None:
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/metrics", "/openapi.json"):
         assert guarded.client.get(path).status_code == 200, path
     assert guarded.client.get("/openapi.json").json()["security"]
+
+
+def test_a_model_named_like_a_probe_is_no_probe(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "ready.sightline")
+    with running([copy], keys=Keys(KEYS)) as found:
+        assert found.client.get("/v2/models/ready/ready").status_code == 200
+        for path in ("/v2/models/ready", "/v2/models/ready/ready/ready", "/v2/models//ready"):
+            assert found.client.get(path).status_code == 401, path
 
 
 def test_keys_from_a_file_or_the_environment(tmp_path: Path) -> None:
@@ -163,8 +174,6 @@ def test_a_fault_is_told_without_its_trace(server: Running, monkeypatch: pytest.
 
 
 def test_bytes_that_are_no_http(server: Running) -> None:
-    import socket
-
     host, port = server.server.address
     endless = b"GET " + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"
     for garbage in (b"\x00" * 64 + b"\r\n\r\n", b"GET /nothing HTTP/9.9\r\n\r\n", endless):
@@ -176,3 +185,34 @@ def test_bytes_that_are_no_http(server: Running) -> None:
                 said = b""
         assert said == b"" or said.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), said
     assert isinstance(server.client.get("/v2"), httpx.Response)
+
+
+def test_what_asyncio_says_is_a_line_of_the_log() -> None:
+    stream = io.StringIO()
+    before = {name: logging.getLogger(name).__dict__.copy() for name in ("sightline", "uvicorn", "asyncio")}
+    try:
+        logs.install("info", stream)
+        logging.getLogger("asyncio").error("Fatal error: protocol.data_received() call failed.")
+    finally:
+        for name, state in before.items():
+            logging.getLogger(name).__dict__.update(state)
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["message"].startswith("Fatal error")
+
+
+def test_whoever_does_not_read_the_answer_holds_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three answers of megabytes on one connection, none of them read: the room of the requests is given back."""
+    monkeypatch.setattr(front, "WRITE_SECONDS", 0.2)
+    with running([bundle], limits=Limits(max_bytes=2**20)) as found:
+        asked = {"instances": [{"b64": b64(picture(0, 1500, 1500))}], "parameters": {"method": "grad-cam"}}
+        body = json.dumps(asked).encode()
+        head = f"POST {EXPLAIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(found.server.address) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(3):
+                connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            while found.metric('sightline_requests_total{model="tiny",status="200",verb="explain"}') < 1:
+                pass
+            while any(found.metric(f'sightline_held{{what="{what}"}}') for what in ("bytes", "pixels", "answers")):
+                pass
+        assert found.post(EXPLAIN, ASKED).status_code == 200

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
+import httpx
 import pytest
 
 from sightline import SISE, Explainer
@@ -102,6 +104,40 @@ def test_a_damaged_bundle_does_not_replace_a_good_one(
     (folder / "classifier.onnx").write_bytes(whole)  # the copy was not finished yet
     alone.server.registry.look()
     assert answered_by(alone) == fresh
+
+
+def test_a_bundle_that_cannot_be_read_is_looked_at_again(
+    alone: Running, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = answered_by(alone)
+    fresh = replace(folder)
+    for error in (BundleError("cannot be read"), ValueError("nobody thought of that")):
+
+        def failing(path: Path, error: Exception = error) -> bundles.Bundle:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "load", failing)
+            alone.server.registry.look()
+    assert sum("keeps its bundle" in record.getMessage() for record in caplog.records) == 2
+    assert answered_by(alone) == before
+    alone.server.registry.look()
+    assert answered_by(alone) == fresh
+
+
+def test_loading_one_model_does_not_hold_up_another(tmp_path: Path, folder: Path) -> None:
+    """However many ask for it, and however long it takes."""
+    other = shutil.copytree(folder, tmp_path / "other.sightline")
+    with running([folder, other]) as found:
+        (model, _) = found.server.registry
+        going = Event()
+        model.reload = going.wait  # type: ignore[method-assign]
+        load = f"/v2/repository/models/{model.name}/load"
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(httpx.post, f"{found.client.base_url}{load}", timeout=None) for _ in range(8)]
+            assert found.post("/v1/models/other:predict", {"instances": [instance(0)]}).status_code == 200
+            going.set()
+            assert {answer.result().status_code for answer in waiting} == {200}
 
 
 def test_a_bundle_that_the_engine_refuses_does_not_replace_a_good_one(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -164,7 +165,7 @@ RAW: dict[str, tuple[bytes, int]] = {
     "infinity": (b'{"instances": [{"b64": "AAAA"}], "parameters": {"deadline": 1e999}}', 422),
     "a number of 5000 digits": (b'{"instances": [{"b64": "AAAA", "target": 1' + b"0" * 5000 + b"}]}", 400),
     "depth": (b'{"instances": ' + b"[" * 100_000, 413),
-    "less depth": (b'{"instances": ' + b"[" * 50_000, 400),
+    "less depth": (b'{"instances": ' + b"[" * 5_000, 400),
     "breadth": (b'{"instances": [' + b"0," * 200_000 + b"0]}", 413),
 }
 
@@ -188,6 +189,30 @@ def test_the_body_is_json(server: Running) -> None:
         EXPLAIN, content=b"{}", headers={"Content-Type": "Application/JSON; charset=utf-8"}
     )
     assert with_charset.status_code == 422
+
+
+def test_lists_count_for_what_they_take(server: Running) -> None:
+    """A hundred thousand lists of one number in 400 kB would take tens of megabytes."""
+    infer = "/v2/models/tiny/infer"
+    document = {"name": "pixels", "datatype": "UINT8", "shape": [1, 100, 300, 3]}
+    nested = np.zeros((1, 100, 300, 3), int)
+    answer = server.post(infer, {"inputs": [{**document, "data": nested.tolist()}]})
+    assert answer.status_code == 200, answer.text
+    assert server.metric('sightline_held{what="values"}') == 0
+    answer = server.post(infer, {"inputs": [{**document, "data": nested.reshape(-1, 1).tolist()}]})
+    assert (answer.status_code, "send fewer, or flat" in answer.json()["error"]) == (413, True)
+    answer = server.post(infer, {"inputs": [{**document, "data": nested.ravel().tolist()}]})
+    assert answer.status_code == 200, answer.text
+
+
+def test_an_answer_that_would_be_too_large_is_refused_before_anything_is_computed(server: Running) -> None:
+    before = server.metric('sightline_images_total{method="sise",model="tiny"}')
+    instances = [instance(0, target=[0, 1, 2, 3] * 4)] * 64
+    asked = {"instances": instances, "parameters": {"layers": True, "saliency": True}}
+    answer = server.post(EXPLAIN, asked)
+    assert (answer.status_code, "bytes of maps" in answer.json()["error"]) == (413, True)
+    assert server.metric('sightline_images_total{method="sise",model="tiny"}') == before
+    assert server.metric('sightline_held{what="answers"}') == 0
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(server: Running) -> None:

@@ -310,6 +310,28 @@ def test_an_engine_that_fails_is_opened_again(started: Starting, reference: Expl
     assert not scheduler.broken
 
 
+def test_a_prediction_whose_pass_fails_is_answered(started: Starting) -> None:
+    """With an error that is none of ours, too."""
+
+    class Once(Explainer):
+        failed = False
+
+        def probabilities(self, image: Any) -> Any:
+            if not type(self).failed:
+                type(self).failed = True
+                raise MemoryError("no room")
+            return super().probabilities(image)
+
+    scheduler = started(Once)
+    first, second = ticket(targets=()), ticket(1, targets=())
+    scheduler.submit([first])
+    with pytest.raises(RefusedError, match="no room") as refused:
+        first.future.result()
+    assert refused.value.status == 500
+    scheduler.submit([second])
+    assert second.future.result().probabilities.sum() == pytest.approx(1)
+
+
 def test_an_engine_that_cannot_be_opened_again_is_said_to_be_broken(started: Starting) -> None:
     class Never(Failing):
         def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -78,7 +78,13 @@ export function findRegions(
       }
     }
     found.push({
-      box: [Math.floor(left * across), Math.floor(top * down), Math.ceil((right + 1) * across), Math.ceil((bottom + 1) * down)],
+      // Multiplied first: a quotient that is rounded first may lie beyond the picture.
+      box: [
+        Math.floor((left * pictureWidth) / width),
+        Math.floor((top * pictureHeight) / height),
+        Math.ceil(((right + 1) * pictureWidth) / width),
+        Math.ceil(((bottom + 1) * pictureHeight) / height),
+      ],
       area: pixels * across * down,
       mean: sum / pixels,
       peak,

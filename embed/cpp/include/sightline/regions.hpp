@@ -87,8 +87,11 @@ inline std::vector<Region> find_regions(const std::vector<float>& map, int width
         }
       }
     }
-    found.push_back({{static_cast<int>(std::floor(left * across)), static_cast<int>(std::floor(top * down)),
-                      static_cast<int>(std::ceil((right + 1) * across)), static_cast<int>(std::ceil((bottom + 1) * down))},
+    // In whole numbers: a quotient that is rounded may lie beyond the picture.
+    const std::int64_t wide = picture_width, high = picture_height;
+    found.push_back({{static_cast<int>(left * wide / width), static_cast<int>(top * high / height),
+                      static_cast<int>(((right + 1) * wide + width - 1) / width),
+                      static_cast<int>(((bottom + 1) * high + height - 1) / height)},
                      static_cast<double>(pixels) * across * down,
                      sum / static_cast<double>(pixels),
                      peak,
