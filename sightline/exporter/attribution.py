@@ -46,7 +46,9 @@ def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:
     for index, (maps, gradient) in enumerate(zip(features, gradients, strict=True)):
         shape = static_shape(maps)
         block = bundle.Block("", index, *shape[1:])
-        expose(builder, builder.term(maps), block.features, shape)
+        # The tensor itself: behind an Identity ONNX Runtime loses it where it fuses it with a Pad that reads it.
+        maps.name, maps.shape = block.features, ir.Shape(shape)
+        graph.outputs.append(maps)
         expose(builder, gradient, block.gradient, shape)
         expose(builder, builder.mean(gradient, (2, 3), keepdims=False), block.alpha, shape[:2])
     tidy(model)

@@ -82,6 +82,8 @@ def export(
         raise ExportError("an ONNX file holds no torch program: pass the torch module, or leave torch_program out.")
     image = _example(example)
     size = input_shape or (_size(image) if image is not None else None)
+    if image is not None and size is not None and tuple(size) != _size(image):
+        raise ExportError(f"input_shape is {size}, but the example is C×H×W = {_size(image)}: give one of them.")
     reference, network = _read(model, size, activation, output)
     facts = _image_input(network, mean, std, range, colour)
     names = _labels(labels, network)

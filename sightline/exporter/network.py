@@ -34,6 +34,8 @@ FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
     "LogSoftmax": "softmax",
     "Sigmoid": "sigmoid",
 }
+SMALL = 64
+"""Elements of a constant that is folded whatever it is for: the pads of eight axes and many more."""
 BATCH = "N"
 """Name of the dynamic dimension."""
 FIXED_BATCH = (
@@ -140,12 +142,37 @@ def prepare(
 def simplify(model: ir.Model) -> None:
     """Fold constants, drop what does nothing, and infer shapes and types."""
     with _inferable(model):
-        optimizer.fold_constants(model, onnx_shape_inference=True)
-    ir.passes.Sequential(
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.IdentityEliminationPass(),
-    )(model)
+        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_small_fill)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    with _kept(model):
+        passes.IdentityEliminationPass()(model)
     tidy(model)
+
+
+def _small_fill(node: ir.Node) -> bool | None:
+    """Fold the short constants that TorchScript writes pads and repeats with; the optimizer leaves any fill alone."""
+    shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
+    return True if shape is not None and math.prod(shape.numpy().tolist()) <= SMALL else None
+
+
+@contextmanager
+def _kept(model: ir.Model) -> Iterator[None]:
+    """Hide the Identities that give branches their outputs: a branch may not yield a tensor from outside directly."""
+    branches = [
+        attribute.as_graph()
+        for node in model.graph.all_nodes()
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH
+    ]
+    producers = [value.producer() for branch in branches for value in branch.outputs]
+    nodes = [node for node in producers if node is not None and node.op_type == "Identity"]
+    try:
+        for node in nodes:
+            node.op_type = "Dropout"
+        yield
+    finally:
+        for node in nodes:
+            node.op_type = "Identity"
 
 
 def tidy(model: ir.Model) -> None:
@@ -364,6 +391,8 @@ def _end(graph: ir.Graph, activation: bundle.Activation, rank: int, shape: tuple
     """End the graph in ``logits`` and ``probabilities``, both N×K."""
     builder = Builder(graph, "head/")
     logits = builder.term(graph.outputs[0])
+    if graph.outputs[0].dtype == ir.DataType.DOUBLE:
+        logits = builder.cast(logits, ir.DataType.FLOAT)
     graph.outputs.clear()
     if rank == 1:  # one logit, squeezed
         logits = builder("Unsqueeze", logits, builder.integers((1,)))

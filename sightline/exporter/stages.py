@@ -234,8 +234,8 @@ def _check(folder: Path, spec: bundle.ImageInput, stages: Sequence[bundle.Stage]
             (gradient,) = graph.run([bundle.GRADIENT], taken)
         except Exception as failure:  # ONNX Runtime's own errors share no base class
             raise SelfCheckError(
-                f"stage {stage.index} does not take several decisions at once: {failure}. Please report this network "
-                "as a bug of Sightline."
+                f"what lies behind block {stage.index} does not take several decisions at once, as attention over "
+                f"patches does not, which moves the batch into another axis ({failure})."
             ) from failure
         seed = found[block.gradient]
         wanted = np.concatenate([seed, -2 * seed])

@@ -638,6 +638,53 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     assert export(file, tmp_path / "a.sightline", labels=list("abcde"), overwrite=True).labels == tuple("abcde")
 
 
+class Fading(torch.nn.Sequential):
+    """Without trained statistics: maps are a millionth of the image behind eight layers, and the bias decides."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        layers: list[torch.nn.Module] = []
+        for number in range(8):
+            convolution = torch.nn.Conv2d(8 if number else 3, 8, 3, 2 if number in (1, 3) else 1, 1, bias=False)
+            torch.nn.init.normal_(convolution.weight, std=0.03)
+            layers += [convolution, torch.nn.ReLU()]
+        super().__init__(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+        self.eval()
+
+
+@pytest.mark.parametrize("wrong", [None, lambda s: s.gated(s.y > 0) * 0.9, lambda s: s.g])
+def test_a_network_in_which_images_fade_is_checked_on_louder_noise(
+    wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    if wrong is None:
+        export(Fading(), tmp_path / "a.sightline", example=image)
+        assert "says little" not in caplog.text
+        monkeypatch.setattr(check, "LOUDER", ())
+        export(Fading(), tmp_path / "b.sightline", example=image)
+        assert "says little" in caplog.text
+    else:
+        monkeypatch.setitem(RULES, "Relu", wrong)
+        with pytest.raises(SelfCheckError, match="gradient at block 0"):
+            export(Fading(), tmp_path / "a.sightline", example=image)
+
+
+def test_what_a_self_check_makes_of_its_comparisons() -> None:
+    """Distance and rounding at the example, at noise, and at louder noise."""
+    faint, sure, wrong = (0.2, 0.1), (0.01, 0.001), (0.06, 0.005)
+    assert check._verdict([sure]) == (True, sure)
+    assert check._verdict([wrong, sure]) == (True, sure)  # values tie on a plain background
+    assert check._verdict([faint, faint, sure, faint]) == (True, sure)
+    assert check._verdict([faint, faint, wrong, faint]) == (False, wrong)
+    assert check._verdict([faint, faint, faint, faint]) == (True, faint)
+    assert check._verdict([(0.5, 0.1), (float("nan"), 0.0)])[0] is False
+
+
+def test_a_size_that_the_example_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"input_shape is \(3, 9, 9\), but the example is .*\(3, 8, 8\)"):
+        export(Cnn().save(tmp_path), tmp_path / "a", example=np.zeros((1, 3, 8, 8), np.float32), input_shape=(3, 9, 9))
+
+
 @pytest.mark.parametrize("factor", [0.5, -1.0, 2.0])
 def test_a_wrong_gradient_is_caught_by_the_self_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
