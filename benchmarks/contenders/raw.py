@@ -76,14 +76,26 @@ def _openvino(precision: str) -> Callable[[Case, np.ndarray[tuple[int, ...], np.
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UnavailableError("this CPU has no bfloat16 for OpenVINO")
         model = core.read_model(case.onnx)
-        model.reshape(list(images.shape))
+        # As Sightline shares out its batches: two halves on half of the threads each are faster from eight rows on.
+        parts = 2 if len(images) >= 8 and case.threads > 1 else 1
+        halves = np.split(images, parts)
+        model.reshape(list(halves[0].shape))
         options = {
             "INFERENCE_PRECISION_HINT": precision.replace("fp32", "f32"),
             "INFERENCE_NUM_THREADS": case.threads,
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "LATENCY" if parts == 1 else "THROUGHPUT",
+            "NUM_STREAMS": str(parts),
         }
-        request = core.compile_model(model, "CPU", options).create_infer_request()
-        return lambda: request.infer([images], share_inputs=True)
+        compiled = core.compile_model(model, "CPU", options)
+        requests = [compiled.create_infer_request() for _ in halves]
+
+        def run() -> None:
+            for request, half in zip(requests, halves, strict=True):
+                request.start_async([half], share_inputs=True)
+            for request in requests:
+                request.wait()
+
+        return run
 
     return opener
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from sightline.bindings import openvino_package
 from sightline.bindings.engine import FACTOR, Precision, Product
@@ -24,6 +26,8 @@ Shape = Sequence[int]
 
 # What is not quantized in an int8 graph stays in float32: OpenVINO's own choice would be bfloat16 where there is AMX.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+
+_LEAST_ROWS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +52,13 @@ class OpenVino:
     ) -> None:
         """Open a graph at fixed shapes.
 
+        On a CPU a batch of eight or more is shared out: several requests, each with its part of the rows and its part
+        of the threads, pass at the same time and wait for one another once, not in every layer.
+
         Args:
             path: the ONNX file; external weights are read from beside it.
-            shapes: the shape of every input that is dynamic in the graph.
+            shapes: the shape of every input that is dynamic in the graph. Where all inputs and outputs have the same
+                number of rows, these must not depend on one another.
             plugin: ``CPU`` or ``GPU``.
             outputs: the outputs to compute, all of them by default.
             threads: how many CPU threads one pass may use, by default one per physical core.
@@ -74,21 +82,26 @@ class OpenVino:
         wanted = (*shapes, *(outputs or ()), *((product.input,) if product else ()))
         if missing := [name for name in wanted if name not in (*inputs, *bound)]:
             raise EngineError(f"{path} has no {', '.join(missing)}: export the bundle again.")
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "NUM_STREAMS": "1",  # one pass at a time, with every thread
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
         if threads is not None and plugin == "CPU":
             # Whoever shares out the threads runs other processes beside this one, which would be pinned to the same
             # cores.
             settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         try:
-            model.reshape({name: list(shapes[name]) for name in inputs if name in shapes})
+            rows = _reshaped(model, inputs, shapes)
+            parts = _parts(rows or 1, threads or _cores()) if plugin == "CPU" else 1
+            if rows and parts > 1:
+                of_part = {name: _part(shape, parts) for name, shape in shapes.items()}
+                if _reshaped(model, inputs, of_part) != rows // parts:  # a side that was no batch, as long as it
+                    parts = 1
+                    _reshaped(model, inputs, shapes)
             if product is not None:
-                inputs.append(_multiply(model, model.inputs[inputs.index(product.input)], product.shape))
+                shape = _part(product.shape, parts)
+                inputs.append(_multiply(model, model.inputs[inputs.index(product.input)], shape))
+            hint = "LATENCY" if parts == 1 else "THROUGHPUT"
+            settings |= {"NUM_STREAMS": str(parts), "PERFORMANCE_HINT": hint}
             compiled = _compiled(core, model, plugin, settings, cache)
-            self._request = compiled.create_infer_request()
+            self._requests = [compiled.create_infer_request() for _ in range(parts)]
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise _failed(f"cannot open {path} at {dict(shapes)}", error) from error
         taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -105,9 +118,10 @@ class OpenVino:
                     f"{name!r} in {path} has shape {port.partial_shape}, which {dict(shapes)} does not fix: "
                     "export the bundle again."
                 )
-            buffers[name] = _buffer(port)
-            tensor = openvino.Tensor(buffers[name], port.shape, port.element_type)
-            self._request.set_tensor(port, tensor)
+            buffers[name] = _buffer(port, parts)
+            shares = np.split(buffers[name], parts) if parts > 1 else [buffers[name]]
+            for request, part in zip(self._requests, shares, strict=True):
+                request.set_tensor(port, openvino.Tensor(part, port.shape, port.element_type))
         self._buffers = MappingProxyType(buffers)
         logger.debug("opened %s on %s %s in %s", path, self.name, openvino.__version__, taken)
         self.run()  # allocates what a pass needs: a machine too small for the batch says so now
@@ -127,15 +141,33 @@ class OpenVino:
         if self._closed:
             raise EngineError("this engine is closed: make a new Explainer.")
         try:
-            self._request.infer()
+            self._pass()
         except Exception as error:  # as above
             raise _failed("failed in a pass", error) from error
+
+    def _pass(self) -> None:
+        if len(self._requests) == 1:
+            self._requests[0].infer()
+            return
+        begun, failures = [], []
+        try:
+            for request in self._requests:
+                request.start_async()
+                begun.append(request)
+        finally:  # none is left running, whatever happens to another
+            for request in begun:
+                try:
+                    request.wait()
+                except Exception as error:  # OpenVINO raises RuntimeError for everything
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         """Free the compiled graph. The buffers must not be used afterwards."""
         if not self._closed:
             self._closed = True
-            del self._request
+            self._requests.clear()
 
     def __enter__(self) -> OpenVino:
         return self
@@ -195,6 +227,30 @@ def _read(core: Any, path: Path, outputs: Sequence[str] | None) -> Any:
     return model
 
 
+def _reshaped(model: Any, inputs: Sequence[str], shapes: Mapping[str, Shape]) -> int | None:
+    """Fix the shapes of a graph; how many rows it has then, None where inputs and outputs differ in that."""
+    model.reshape({name: list(shapes[name]) for name in inputs if name in shapes})
+    ports = [port.partial_shape for port in (*model.inputs, *model.outputs)]
+    rows = {shape[0].to_string() if shape.rank.is_static and len(shape) else "" for shape in ports}
+    (only, *others) = rows
+    return int(only) if not others and only.isdecimal() else None
+
+
+def _parts(rows: int, cores: int) -> int:
+    """Into how many equal parts rows are shared out: of four rows or more, and no more than there are cores."""
+    return max(parts for parts in range(1, max(1, min(cores, rows // _LEAST_ROWS)) + 1) if rows % parts == 0)
+
+
+def _part(shape: Shape, parts: int) -> Shape:
+    return (shape[0] // parts, *shape[1:])
+
+
+def _cores() -> int:
+    """Physical cores that this process may use: what OpenVINO takes by itself."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+
+
 def _unshare(model: Any) -> None:
     """Give every transposed convolution weights of its own.
 
@@ -242,10 +298,12 @@ def _names(ports: Sequence[Any]) -> list[str]:
     return [port.any_name for port in ports]
 
 
-def _buffer(port: Any) -> npt.NDArray[Any]:
+def _buffer(port: Any, parts: int) -> npt.NDArray[Any]:
+    """An array for all parts of an input or output."""
     # bfloat16, which NumPy lacks, is held as its bits.
     dtype = np.uint16 if port.element_type == openvino.Type.bf16 else port.element_type.to_dtype()
-    return np.zeros(tuple(port.shape), dtype)
+    shape = tuple(port.shape)
+    return np.zeros(shape if parts == 1 else (parts * shape[0], *shape[1:]), dtype)
 
 
 def _failed(what: str, error: Exception) -> EngineError:

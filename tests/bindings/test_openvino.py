@@ -148,6 +148,65 @@ def test_an_input_multiplied_within_the_pass_gives_the_same(tmp_path: Path, prec
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("rows", "threads", "parts"), [(8, 2, 2), (8, 4, 2), (9, 2, 1), (12, 3, 3), (15, 3, 3), (7, 2, 1)]
+)
+def test_a_batch_is_shared_out(rows: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is what it is alone, in the same buffers, pass after pass."""
+    monkeypatch.setattr(openvino, "Core", Core)
+    inputs, factors = images(rows), np.random.default_rng(2).uniform(size=(rows, 1, 224, 224)).astype(np.float32)
+    expected = outputs(CLASSIFIER, "openvino", {"x": (inputs * factors)[::-1]}, threads=1)
+    product = Product("x", factors.shape)
+    with open_engine(
+        CLASSIFIER, "openvino", shapes={"x": inputs.shape}, threads=threads, product=product, outputs=["logits"]
+    ) as engine:
+        assert SEEN[1]["NUM_STREAMS"] == str(parts)
+        assert {name: len(buffer) for name, buffer in engine.buffers.items()} == {
+            "x": rows,
+            FACTOR: rows,
+            "logits": rows,
+        }
+        for turned in (slice(None), slice(None, None, -1)):
+            engine.buffers["x"][...], engine.buffers[FACTOR][...] = inputs[turned], factors[turned]
+            engine.run()
+        np.testing.assert_allclose(engine.buffers["logits"], expected["logits"], atol=1e-4)
+
+
+def test_a_batch_whose_rows_meet_is_not_shared_out(graph: Path) -> None:
+    """Its graph has an output for all rows together."""
+    with open_engine(graph, "openvino", shapes={"x": (8, 3)}, threads=2) as engine:
+        engine.buffers["x"][:] = 1
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["total"], 8 * WEIGHTS.sum())
+
+
+def test_a_part_that_fails_leaves_none_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Part:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def start_async(self) -> None:
+            events.append(f"start {self.name}")
+            if self.name == "c":
+                raise RuntimeError("busy")
+
+        def wait(self) -> None:
+            events.append(f"wait {self.name}")
+            if self.name == "a":
+                raise RuntimeError("bad allocation")
+
+    with open_engine(CLASSIFIER, "openvino", shapes={"x": (8, 3, 224, 224)}, threads=2) as engine:
+        engine._requests = [Part("a"), Part("b")]  # type: ignore[attr-defined]
+        with pytest.raises(OutOfMemoryError, match="bad allocation"):
+            engine.run()
+        engine._requests = [Part("b"), Part("c")]  # type: ignore[attr-defined]
+        with pytest.raises(EngineError, match="busy"):
+            engine.run()
+    assert events == ["start a", "start b", "wait a", "wait b", "start b", "start c", "wait b"]
+
+
 def test_the_factor_is_zero_until_it_is_written(graph: Path) -> None:
     with open_engine(graph, "openvino", shapes={"x": (2, 3)}, product=Product("x", (2, 1))) as engine:
         engine.buffers["x"][:] = 7
@@ -314,7 +373,7 @@ def test_a_pass_without_room(graph: Path, message: str) -> None:
         raise RuntimeError(message)
 
     with open_engine(graph, "openvino", shapes={"x": (1, 3)}) as engine:
-        engine._request = SimpleNamespace(infer=infer)  # type: ignore[attr-defined]
+        engine._requests = [SimpleNamespace(infer=infer)]  # type: ignore[attr-defined]
         with pytest.raises(OutOfMemoryError, match="smaller batch_size"):
             engine.run()
 
