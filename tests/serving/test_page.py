@@ -344,6 +344,18 @@ def test_hostile_names_and_labels_stay_text(browser: Browser, site: str, tmp_pat
     assert browser.complaints() == []
 
 
+@pytest.mark.parametrize("name", ["gnp.\u202etxt", "\u05d7\u05dc\u05d5\u05d3\u05d4"])
+def test_a_name_that_runs_the_other_way_leaves_the_numbers_alone(
+    name: str, browser: Browser, site: str, tmp_path: Path
+) -> None:
+    shutil.copy(IMAGES["crack"], tmp_path / f"{name}.jpg")
+    opened(browser, site, tmp_path / f"{name}.jpg")
+    explain(browser)
+    summary = browser.text("#summary")
+    assert summary.startswith(f"\u2068{name}.jpg\u2069 · ".replace("\u202e", ""))
+    assert "\u202e" not in summary
+
+
 def test_an_api_key_is_asked_for_and_kept_nowhere(browser: Browser) -> None:
     with running([demo.BUNDLE], keys=ApiKeys((KEY,))) as server:
         opened(browser, address(server))

@@ -16,6 +16,12 @@ const options = (select, entries) => {
   select.value = entries.some(([value]) => value === before) ? before : entries[0]?.[0];
 };
 
+/** A name among other words: whichever way it runs, and whatever it says of that, what follows it runs as before. */
+const isolated = (text) => {
+  const plain = text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+  return plain !== text || /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]/.test(plain) ? `\u2068${plain}\u2069` : text;
+};
+
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 const seconds = (time) => (time < 0.9995 ? `${(1000 * time).toFixed(0)} ms` : `${time.toFixed(time < 9.995 ? 2 : 1)} s`);

@@ -67,7 +67,7 @@
     const { limits } = model();
     if ((image.file.size * 4) / 3 > limits.max_bytes) {
       const [has, most] = [(image.file.size * 4) / 3, limits.max_bytes].map((bytes) => (bytes / 2 ** 20).toFixed(1));
-      throw new server.Refusal(`${image.name} takes ${has} MiB in base64; this server takes at most ${most} MiB.`);
+      throw new server.Refusal(`${isolated(image.name)} takes ${has} MiB in base64; this server takes at most ${most} MiB.`);
     }
     return { b64: await server.base64(image.file), ...(target === "" ? {} : { target: Number(target) }) };
   };
@@ -109,16 +109,16 @@
     by("tabs").hidden = !(found && model().hierarchy);
     by("explained").hidden = !found;
     if (!found) {
-      heading(image.name, "");
+      heading(isolated(image.name), "");
       by("taken-for").hidden = true;
     }
     await Promise.all([stage.image(image), found ? null : predict(image)]);
     if (intake.current() !== image || answer(image) !== found || !found) return;
     const { explanation, prediction } = found;
-    const other = prediction.target === explanation.target ? "" : `, predicted: ${prediction.label} ${prediction.score.toFixed(3)}`;
+    const other = prediction.target === explanation.target ? "" : `, predicted: ${isolated(prediction.label)} ${prediction.score.toFixed(3)}`;
     heading(
-      `${explanation.label} ${explanation.score.toFixed(3)}`,
-      `${image.name} · ${report.named(explanation.method)}, ${explanation.passes} passes, ${seconds(explanation.timings.total)}${other}`,
+      `${isolated(explanation.label)} ${explanation.score.toFixed(3)}`,
+      `${isolated(image.name)} · ${report.named(explanation.method)}, ${explanation.passes} passes, ${seconds(explanation.timings.total)}${other}`,
     );
     stage.explain(explanation);
     report.predictions(model(), prediction, explanation.target, choose);
@@ -135,16 +135,16 @@
       const said = await server.post(asked.name, "predict", await instance(image, ""), {}, { signal, busy });
       const [prediction] = (await said.json()).predictions;
       if (controller.signal.aborted) return;
-      heading(`${prediction.label} ${prediction.score.toFixed(3)}`, image.name);
+      heading(`${isolated(prediction.label)} ${prediction.score.toFixed(3)}`, isolated(image.name));
       report.predictions(asked, prediction, null, choose);
-      say(`${image.name}: taken for ${prediction.label}`);
+      say(`${isolated(image.name)}: taken for ${isolated(prediction.label)}`);
     } catch (error) {
       if (!controller.signal.aborted) trouble(error);
     }
   };
 
   const explain = (image) =>
-    run(`Explaining ${image.name}`, async (signal) => {
+    run(`Explaining ${isolated(image.name)}`, async (signal) => {
       looking?.abort();
       const [asked, parameters] = [model(), wanted()];
       const said = await server.post(
@@ -159,16 +159,16 @@
       // Another image may be looked at by now; its mark in the list says that this one is done.
       if (intake.current() === image) await show(image);
       intake.show();
-      say(`${image.name}: ${explanations[0].label}, ${explanations[0].regions.length} regions, ${explanations[0].passes} passes`);
+      say(`${isolated(image.name)}: ${isolated(explanations[0].label)}, ${explanations[0].regions.length} regions, ${explanations[0].passes} passes`);
     });
 
   const tree = async (image) => {
     tab("tree");
     const found = answer(image);
-    by("of").textContent = `Which units carried ${found.explanation.label}, and through which features, down to the edges.`;
+    by("of").textContent = `Which units carried ${isolated(found.explanation.label)}, and through which features, down to the edges.`;
     while (running) await done;
     if (!found.tree && !by("panel-tree").hidden && intake.current() === image) {
-      await run(`Taking ${found.explanation.label} apart`, async (signal) => {
+      await run(`Taking ${isolated(found.explanation.label)} apart`, async (signal) => {
         const asked = await instance(image, found.explanation.target);
         const said = await server.post(found.model.name, "decompose", asked, {}, { accept: "text/html", signal, busy });
         found.tree = await said.text();
@@ -177,7 +177,7 @@
     if (!found.tree || intake.current() !== image || by("panel-tree").hidden) return;
     treeFrame.show(found.tree, found.explanation.label);
     by("html").disabled = false;
-    say(`${image.name}: what carried ${found.explanation.label}`);
+    say(`${isolated(image.name)}: what carried ${isolated(found.explanation.label)}`);
   };
 
   // Keeping.
