@@ -123,7 +123,8 @@ def _panel(axes: Axes, record: Record) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.axvline(1.0, color="#333333", linewidth=1.0, linestyle="--", zorder=2)
     axes.spines[["top", "right"]].set_visible(False)
-    title = f"{record['parameters']['network']} on {record['machine']['cpu']}"
+    cpu = record["machine"]["cpu"].replace("(R)", "").replace(" Processor", "")
+    title = f"{record['parameters']['network']} on {cpu}, {record['parameters']['passes']} masks"
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_xlabel("time per masked pass over the raw engine (log scale; whiskers: quartiles)", fontsize=9)
 
