@@ -156,7 +156,7 @@ def _second(registry: Registry, desk: Desk) -> APIRouter:
         """All models and their states."""
         return JSONResponse(v2.index())
 
-    @router.post("/repository/models/{name:model}/load", responses=openapi.errors(401, 404, 422, 503))
+    @router.post("/repository/models/{name:model}/load", responses=openapi.errors(401, 404, 422, 500, 503))
     async def load(name: str) -> JSONResponse:
         """Read a bundle again, and let it serve where it is another one."""
         return JSONResponse(await v2.load(registry[name]))

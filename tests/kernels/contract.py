@@ -102,7 +102,8 @@ class KernelsContract(MaskContract):
             np.testing.assert_array_equal(fetched(), values)
             assert fetched().dtype == values.dtype
         nothing = kernels.fetch(kernels.to_device(np.zeros((0, 3), np.float32)))()
-        assert (nothing.shape, nothing.dtype) == ((0, 3), np.float32)
+        assert nothing.shape == (0, 3)
+        assert nothing.dtype == np.float32
 
     @pytest.mark.parametrize(("shape", "size"), GEOMETRIES)
     def test_upsample(self, kernels: GpuKernels, shape: tuple[int, int, int], size: Size) -> None:
