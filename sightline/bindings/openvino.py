@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from sightline.bindings import openvino_package
 from sightline.bindings.engine import FACTOR, Precision, Product
@@ -247,6 +246,8 @@ def _part(shape: Shape, parts: int) -> Shape:
 
 def _cores() -> int:
     """Physical cores that this process may use: what OpenVINO takes by itself."""
+    import psutil
+
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
