@@ -53,7 +53,7 @@ LOADED: dict[str, set[str]] = {
 }
 LAZY: dict[str, set[str]] = {
     "kernels": {"cupy"},
-    "bindings": {"onnxruntime", "cupy", "pycuda"},
+    "bindings": {"onnxruntime", "cupy", "psutil", "pycuda"},
     "runtime": {"cupy", "networkx", "psutil"},
     "bench": {"cupy", "psutil"},
     "exporter": {"torch"},
