@@ -76,10 +76,11 @@ def _openvino(precision: str) -> Callable[[Case, np.ndarray[tuple[int, ...], np.
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UnavailableError("this CPU has no bfloat16 for OpenVINO")
         model = core.read_model(case.onnx)
-        # As Sightline shares out its batches: two halves on half of the threads each are faster from eight rows on.
-        parts = 2 if len(images) >= 8 and case.threads > 1 else 1
-        halves = np.split(images, parts)
-        model.reshape(list(halves[0].shape))
+        # Shared out as Sightline's batches are: equal parts of four rows or more, no more than there are threads.
+        rows = len(images)
+        parts = max(n for n in range(1, max(1, min(case.threads, rows // 4)) + 1) if rows % n == 0)
+        shares = np.split(images, parts)
+        model.reshape(list(shares[0].shape))
         options = {
             "INFERENCE_PRECISION_HINT": precision.replace("fp32", "f32"),
             "INFERENCE_NUM_THREADS": case.threads,
@@ -87,11 +88,11 @@ def _openvino(precision: str) -> Callable[[Case, np.ndarray[tuple[int, ...], np.
             "NUM_STREAMS": str(parts),
         }
         compiled = core.compile_model(model, "CPU", options)
-        requests = [compiled.create_infer_request() for _ in halves]
+        requests = [compiled.create_infer_request() for _ in shares]
 
         def run() -> None:
-            for request, half in zip(requests, halves, strict=True):
-                request.start_async([half], share_inputs=True)
+            for request, share in zip(requests, shares, strict=True):
+                request.start_async([share], share_inputs=True)
             for request in requests:
                 request.wait()
 

@@ -1,4 +1,4 @@
-"""OpenVINO on Intel's CPUs and GPUs: NumPy buffers shared with one inference request, bound once."""
+"""OpenVINO on Intel's CPUs and GPUs: NumPy buffers shared with its inference requests, bound once."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ Shape = Sequence[int]
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 
 _LEAST_ROWS = 4
+"""Of a batch, that one request of several has."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class OpenVino:
             settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         try:
             rows = _reshaped(model, inputs, shapes)
-            parts = _parts(rows or 1, threads or _cores()) if plugin == "CPU" else 1
+            parts = _parts(rows, threads or _cores()) if rows and plugin == "CPU" else 1
             if rows and parts > 1:
                 of_part = {name: _part(shape, parts) for name, shape in shapes.items()}
                 if _reshaped(model, inputs, of_part) != rows // parts:  # a side that was no batch, as long as it

@@ -49,9 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     import sightline
     from sightline import demo
-    from sightline.cli.pictures import contact_sheet, framed, panel, png
+    from sightline.cli.pictures import contact_sheet, framed, panel
     from sightline.cli.progress import Progress
     from sightline.metrics import energy_pointing_game
+    from sightline.runtime.rendering import png
     from sightline.runtime.saving import make, save
 
     method = chosen(arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
@@ -64,13 +63,6 @@ def framed(picture: Image.Image) -> Image.Image:
     sheet = Image.new("RGB", (picture.width + 2 * _GAP, picture.height + 2 * _GAP), _PAPER)
     sheet.paste(picture, (_GAP, _GAP))
     return sheet
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as the content of a file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from sightline import bundle
 from sightline.exporter.builder import Builder, Term
 from sightline.exporter.gradient import differentiate, expose, static_shape
-from sightline.exporter.network import Network, tidy
+from sightline.exporter.network import Network
+from sightline.exporter.simplify import tidy
 
 
 def attribution_graph(network: Network, blocks: Sequence[ir.Value]) -> ir.Model:

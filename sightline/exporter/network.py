@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx import defs
-from onnxscript import optimizer, version_converter
+from onnxscript import version_converter
 
 from sightline import bundle
 from sightline.errors import ExportError, UnsupportedOperatorError
 from sightline.exporter.builder import Builder
 from sightline.exporter.gradient import expose, static_shape
+from sightline.exporter.simplify import simplify, tidy
 from sightline.exporter.source import OLDEST_OPSET, OPSET
 
 RESERVED = re.compile(
@@ -34,8 +33,6 @@ FINAL_ACTIVATIONS: dict[str, bundle.Activation] = {
     "LogSoftmax": "softmax",
     "Sigmoid": "sigmoid",
 }
-SMALL = 64
-"""Elements of a constant that is folded whatever it is for: the pads of eight axes and many more."""
 BATCH = "N"
 """Name of the dynamic dimension."""
 FIXED_BATCH = (
@@ -137,68 +134,6 @@ def prepare(
         _end(version.graph, kind, len(shape), (batch, classes))
         tidy(version)
     return Network(model, single, image.name or "", layout, channels, height, width, classes, kind, ending, halves)
-
-
-def simplify(model: ir.Model) -> None:
-    """Fold constants, drop what does nothing, and infer shapes and types."""
-    with _inferable(model):
-        optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_small_fill)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    with _kept(model):
-        passes.IdentityEliminationPass()(model)
-    tidy(model)
-
-
-def _small_fill(node: ir.Node) -> bool | None:
-    """Fold the short constants that TorchScript writes pads and repeats with; the optimizer leaves any fill alone."""
-    shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
-    return True if shape is not None and math.prod(shape.numpy().tolist()) <= SMALL else None
-
-
-@contextmanager
-def _kept(model: ir.Model) -> Iterator[None]:
-    """Hide the Identities that give branches their outputs: a branch may not yield a tensor from outside directly."""
-    branches = [
-        attribute.as_graph()
-        for node in model.graph.all_nodes()
-        for attribute in node.attributes.values()
-        if attribute.type == ir.AttributeType.GRAPH
-    ]
-    producers = [value.producer() for branch in branches for value in branch.outputs]
-    nodes = [node for node in producers if node is not None and node.op_type == "Identity"]
-    try:
-        for node in nodes:
-            node.op_type = "Dropout"
-        yield
-    finally:
-        for node in nodes:
-            node.op_type = "Identity"
-
-
-def tidy(model: ir.Model) -> None:
-    """Drop what nothing uses, sort, infer shapes; unlike :func:`simplify` it keeps one tensor two outputs."""
-    with _inferable(model):
-        ir.passes.Sequential(
-            passes.RemoveUnusedNodesPass(),
-            passes.TopologicalSortPass(),
-            passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True),
-        )(model)
-
-
-@contextmanager
-def _inferable(model: ir.Model) -> Iterator[None]:
-    """Call a GroupNormalization meanwhile by the name of an operator of the same inputs and shapes.
-
-    onnx infers nothing for it, and so nothing for whatever comes behind.
-    """
-    nodes = [node for node in model.graph.all_nodes() if node.op_type == "GroupNormalization"]
-    try:
-        for node in nodes:
-            node.op_type = "InstanceNormalization"
-        yield
-    finally:
-        for node in nodes:
-            node.op_type = "GroupNormalization"
 
 
 def _upgrade(model: ir.Model) -> None:

@@ -25,8 +25,9 @@ from sightline.exporter.builder import Builder
 from sightline.exporter.check import TINY, session
 from sightline.exporter.gradient import differentiate, expose, static_shape
 from sightline.exporter.memory import peak
-from sightline.exporter.network import BATCH, tidy
+from sightline.exporter.network import BATCH
 from sightline.exporter.receptive_field import receptive_fields
+from sightline.exporter.simplify import tidy
 
 TOLERANCE = 1e-3
 """Stage by stage, the gradient must be that of the whole graph: the same sums in float32, in another order."""

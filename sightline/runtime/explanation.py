@@ -121,10 +121,8 @@ class Explanation:
         return writers[suffix]()
 
     def _png(self) -> bytes:
-        buffer = io.BytesIO()
         note = f"{self.method}, {self.passes} passes, {self.timings['total']:.2f} s"
-        rendering.captioned(self.overlay(), f"{self.label}  {self.score:.3f}", note).save(buffer, "PNG")
-        return buffer.getvalue()
+        return rendering.png(rendering.captioned(self.overlay(), f"{self.label}  {self.score:.3f}", note))
 
     def _npz(self) -> bytes:
         buffer = io.BytesIO()

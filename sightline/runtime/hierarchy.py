@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sightline.errors import HierarchyError, MissingPackageError, SaveError
+from sightline.runtime import rendering
 from sightline.runtime.saving import save
 from sightline.runtime.tree import Edge, Level, Node, Unit
 
@@ -242,9 +243,7 @@ def _heatmap(entry: Mapping[str, Any]) -> Floats:
 
 
 def _png(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(rendering.png(picture)).decode("ascii")
 
 
 def _picture(url: str) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -93,3 +94,10 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room:
     while len(shown) > 1 and font.getlength(shown) > room:
         shown = shown.rstrip("…")[:-1] + "…"
     return shown
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as the content of a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -24,9 +24,10 @@ LARGEST = 4096
 """Outputs of a network up to which a function's gradient is found by difference quotients."""
 _STEP = 1e-5
 """Of the difference quotients, relative to the logits: float64's rounding and curvature both stay below 1e-6."""
-_SURE, _SEEN = 1 - 1e-6, 1e-11
-"""Above this probability a network may be so sure that steps of its logits move the function, relative to its values,
-by no more than this: nothing but rounding."""
+_SURE = 1 - 1e-6
+"""A probability above which steps of the logits may move a function by nothing but rounding."""
+_ROUNDING = 1e-11
+"""A move of the function, relative to its values, that may be rounding alone."""
 
 
 def name(function: TargetFunction) -> str:
@@ -38,7 +39,8 @@ def name(function: TargetFunction) -> str:
 def gradient(function: TargetFunction, logits: Doubles, activation: Activation) -> Doubles:
     """The gradient of a function of the probabilities with respect to the logits, its largest entry ±1.
 
-    By central differences, all in one call of the function; or by its own attribute ``gradient``, a function of the
+    By central differences, all in one call of the function, or in a second one with respect to the probabilities where
+    the network is too sure for the first; or by its own attribute ``gradient``, a function of the
     probabilities, K, to ∂function/∂probabilities, K, where it has one.
 
     Args:
@@ -67,7 +69,7 @@ def gradient(function: TargetFunction, logits: Doubles, activation: Activation) 
         above, below = np.split(scores(function, _activated(moved, activation)), 2)
         found = (above - below) / (2 * steps)
         (p,) = _activated(logits[None], activation)
-        seen = abs(above - below).max() > _SEEN * max(1.0, abs(above).max())
+        seen = abs(above - below).max() > _ROUNDING * max(1.0, abs(above).max())
         if activation != "none" and p.max() > _SURE and not seen:
             found = _through(activation, logits, _inward(function, p, activation))
     largest = abs(found).max()

@@ -38,11 +38,16 @@ class Desk:
         self.values = Room(limits.max_bytes, "JSON values")
         self.answers = Room(HELD_ANSWERS * limits.max_bytes, "bytes of answers")
         self.pixels = Room(HELD_PICTURES * limits.max_pixels, "pixels")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="slow")
         self._pool = ThreadPoolExecutor(min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="desk")
 
     async def off(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function on one of the desk's threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def slowly(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function that may take minutes, on a thread that nobody waits for who asks for less."""
+        return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     async def asked(self, request: HttpRequest, visit: Visit, schema: type[Schema], most_values: int) -> Schema:
         """What a request says.
@@ -134,7 +139,8 @@ class Desk:
 
     def close(self) -> None:
         """Let the threads end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def settled(

@@ -205,12 +205,11 @@ class Model:
             return
         try:
             self.reload()
-        except SightlineError as error:
+        except Exception as error:  # whatever it is: nobody else looks again
             if str(error) != self._complaint:
-                logger.error("model %s keeps its bundle %s: %s", self.name, self.hash[:12], error)
+                trace = not isinstance(error, SightlineError)
+                logger.error("model %s keeps its bundle %s: %s", self.name, self.hash[:12], error, exc_info=trace)
             self._complaint = str(error)
-        except Exception:  # nobody else looks again
-            logger.exception("model %s keeps its bundle %s", self.name, self.hash[:12])
 
     def abandon(self) -> None:
         """Let go what waits and what is under way."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,8 @@ from sightline.serving.visit import Visit
 PROBABILITIES, SALIENCY = "probabilities", "saliency"
 _DATATYPES = {"image": "BYTES", "pixels": "UINT8", "tensor": "FP32"}
 _VERSION = 12
+_NUMBER = 40
+"""Bytes that a number of an answer takes: as Python's, and as text."""
 """Digits of a bundle's hash that name its version."""
 
 
@@ -36,7 +36,6 @@ class V2:
 
     def __init__(self, registry: Registry, desk: Desk) -> None:
         self._registry, self._desk = registry, desk
-        self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def server(self) -> Mapping[str, Any]:
         """What this server is."""
@@ -75,7 +74,7 @@ class V2:
 
     async def load(self, model: Model) -> Mapping[str, Any]:
         """Read a bundle again."""
-        changed = await asyncio.get_running_loop().run_in_executor(self._loading, model.reload)
+        changed = await self._desk.slowly(model.reload)
         return {"name": model.name, "version": model.hash[:_VERSION], "changed": changed}
 
     async def infer(self, request: HttpRequest, model: Model, visit: Visit) -> Response:
@@ -90,6 +89,9 @@ class V2:
             method = parameters.chosen(self._registry.choices.method, self._registry.choices.methods)
             wanted = target(served, parameters.target, "parameters.target")
             self._desk.counted(visit, _count(given))
+            if SALIENCY in outputs:
+                spec = served.bundle.input
+                self._desk.answer(visit, _NUMBER * visit.images * spec.height * spec.width)
             served.scheduler.admits(visit.images)
             pictures = await self._pictures(visit, given, served.bundle.input)
             deadline = self._desk.limits.within(parameters.deadline)

@@ -28,6 +28,19 @@ def test_a_record_follows_the_schema_and_names_no_path(path: Path) -> None:
     assert not [word for word in record["command"] if "/" in word]
 
 
+def test_the_docs_state_what_sharing_gains() -> None:
+    found = figures("sharing")
+    order = [
+        f"{network}, batch {size}{beside}: over one request"
+        for beside in ("", ", 1 busy beside")
+        for network in ("resnet50", "mobilenet_v3_large")
+        for size in (8, 16)
+    ]
+    text = (ROOT / "docs" / "engines.md").read_text()
+    text = text[text.index("OpenVINO shares a batch") : text.index("benchmarks/sharing.py")]
+    assert re.findall(r"\d\.\d\d", text) == [f"{found[key]['median']:.2f}" for key in order]
+
+
 def test_the_docs_state_mobilenet_s_overhead_without_avx512() -> None:
     measured = figures("overhead-mobilenet_v3_large-avx2")
     stated = [measured[f"{engine} fp32: overhead_ratio"]["median"] for engine in ("onnxruntime-cpu", "openvino")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from sightline.errors import EngineError
 from sightline.kernels import CpuKernels
 from sightline.runtime.attributions import Attributions, BlockAttributions
 from sightline.runtime.fusion import fuse, fuse_blocks, layer_map, normalised
-from sightline.runtime.masks import MaskSet, Scored, mask_set
+from sightline.runtime.masks import MaskSet, Scored, feature_masks, mask_set
 from tests import reference
 
 KERNELS = CpuKernels()
@@ -68,6 +70,30 @@ def test_constant_maps_are_skipped(value: float) -> None:
     assert len(masks_of(features)) == 0
     features[1, 2, 2] = 2 * value + 1
     assert len(masks_of(features)) == 1
+
+
+def test_all_blocks_are_looked_at_before_the_host_waits() -> None:
+    events: list[str] = []
+
+    class Watched(CpuKernels):
+        def fetch(self, array: npt.NDArray[Any]) -> Callable[[], npt.NDArray[Any]]:
+            events.append("fetch")
+
+            def wait() -> npt.NDArray[Any]:
+                events.append("wait")
+                return array
+
+            return wait
+
+    features = np.random.default_rng(0).normal(size=(3, 5, 5)).astype(np.float32)
+    blocks = tuple(
+        BlockAttributions(Block(name, index, 3, 5, 5), features, features, np.ones(3, np.float32))
+        for index, name in enumerate("ab")
+    )
+    found = np.ones(1, np.float32)
+    attributions = Attributions(np.zeros((3, *SIZE), np.float32), "NCHW", SIZE, found, found, blocks, KERNELS)
+    assert list(feature_masks(attributions, dict.fromkeys("ab", np.arange(3)), Watched())) == ["a", "b"]
+    assert events == ["fetch"] * 6 + ["wait"] * 6
 
 
 def test_a_map_too_faint_to_be_normalised_is_skipped() -> None:

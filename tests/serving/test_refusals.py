@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 
+from sightline.serving.limits import Limits
 from sightline.serving.openapi import EXAMPLES
 from sightline.serving.schemas import DecomposeRequest, ExplainRequest, InferRequest, PredictRequest
 from tests.runtime import tiny
-from tests.serving.running import Running, b64, instance, picture
+from tests.serving.running import Running, b64, instance, picture, running
 
 PATHS: dict[type[BaseModel], str] = {
     PredictRequest: "/v1/models/tiny:predict",
@@ -213,6 +215,14 @@ def test_an_answer_that_would_be_too_large_is_refused_before_anything_is_compute
     assert (answer.status_code, "bytes of maps" in answer.json()["error"]) == (413, True)
     assert server.metric('sightline_images_total{method="sise",model="tiny"}') == before
     assert server.metric('sightline_held{what="answers"}') == 0
+
+
+def test_maps_as_tensors_count_too(bundle: Path) -> None:
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [64, 1, 1, 3], "data": [0] * 192}
+    with running([bundle], limits=Limits(max_bytes=2**16)) as found:
+        for outputs, status in ((["probabilities"], 200), (["saliency"], 413)):
+            asked = {"inputs": [pixels], "outputs": [{"name": name} for name in outputs]}
+            assert found.post("/v2/models/tiny/infer", asked).status_code == status
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(server: Running) -> None:
