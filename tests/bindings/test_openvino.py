@@ -180,6 +180,24 @@ def test_a_batch_whose_rows_meet_is_not_shared_out(graph: Path) -> None:
         np.testing.assert_allclose(engine.buffers["total"], 8 * WEIGHTS.sum())
 
 
+def test_a_side_as_long_as_the_batch_is_none(tmp_path: Path) -> None:
+    """x (N×3) -> eight products with the sum of all rows: eight rows in, eight numbers out."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=0),
+        helper.make_node("MatMul", ["w", "sum"], ["y"]),
+    ]
+    weights = np.arange(24, dtype=np.float32).reshape(8, 3)
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array([0]), "axes")]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])]
+    graph = helper.make_graph(nodes, "sums", inputs, outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    with open_engine(tmp_path / "a.onnx", "openvino", shapes={"x": (8, 3)}, threads=2) as engine:
+        engine.buffers["x"][...] = np.arange(24).reshape(8, 3)
+        engine.run()
+        np.testing.assert_allclose(engine.buffers["y"], weights @ np.arange(24).reshape(8, 3).sum(axis=0))
+
+
 def test_a_part_that_fails_leaves_none_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
 

@@ -317,3 +317,11 @@ def test_a_wrong_command_line(arguments: list[str], said: str, capsys: pytest.Ca
         code = int(str(end.code))
     assert code in (1, 2)
     assert said in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "sightline.cli", "serve", str(tmp_path / "nothing.sightline"), "--port", "0"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("sightline: error: ")

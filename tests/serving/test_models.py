@@ -130,11 +130,14 @@ def test_loading_one_model_does_not_hold_up_another(tmp_path: Path, folder: Path
     other = shutil.copytree(folder, tmp_path / "other.sightline")
     with running([folder, other]) as found:
         (model, _) = found.server.registry
+        under_way = found.server._front._under_way
         going = Event()
         model.reload = going.wait  # type: ignore[method-assign]
         load = f"/v2/repository/models/{model.name}/load"
         with ThreadPoolExecutor(8) as pool:
             waiting = [pool.submit(httpx.post, f"{found.client.base_url}{load}", timeout=None) for _ in range(8)]
+            while len(under_way) < 8:
+                pass
             assert found.post("/v1/models/other:predict", {"instances": [instance(0)]}).status_code == 200
             going.set()
             assert {answer.result().status_code for answer in waiting} == {200}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from typing import Any
+import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from sightline.bundle import ImageInput
 from sightline.errors import EngineError, ImageError, OutOfMemoryError
 from sightline.serving import bodies, encoding
 from sightline.serving.decoding import encoded, prepared, tensor
+from sightline.serving.desk import Desk
+from sightline.serving.limits import Limits
 from sightline.serving.negotiation import preferred
 from sightline.serving.refusal import RefusedError, refusal
 from sightline.serving.room import Room
-from sightline.serving.schemas import ExplainRequest
+from sightline.serving.schemas import ExplainRequest, InferRequest
 from sightline.serving.visit import Visit
 from tests.runtime import tiny
 from tests.serving.running import picture
@@ -187,6 +190,29 @@ def test_numbers_keep_what_float32_holds() -> None:
     found = encoding.numbers([values, -1e9 * values])
     assert np.allclose(found, np.concatenate([values.ravel(), -1e9 * values.ravel()]), rtol=1e-6, atol=0)
     assert max(len(repr(one)) for one in found[3:150]) <= 13  # 0.0001234567: none of float64's other ten digits
+
+
+def test_large_bodies_share_a_room_for_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [0] * 150_000
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [1, 250, 200, 3], "data": data}
+    content = json.dumps({"inputs": [pixels]}).encode()
+
+    async def read(*_: object) -> bytes:
+        return content
+
+    async def ask() -> None:
+        desk = Desk(Limits(max_bytes=200_000))
+        request, visits = cast(Request, None), [Visit(name, "-", "POST", "/") for name in "ab"]
+        await desk.asked(request, visits[0], InferRequest, 200_000)
+        with pytest.raises(RefusedError, match="JSON values") as refused:
+            await desk.asked(request, visits[1], InferRequest, 200_000)
+        assert refused.value.status == 429
+        visits[0].release()
+        await desk.asked(request, visits[1], InferRequest, 200_000)
+        desk.close()
+
+    monkeypatch.setattr(bodies, "read", read)
+    asyncio.run(ask())
 
 
 def test_a_room_is_given_back_by_whoever_took_it() -> None:
