@@ -72,12 +72,12 @@ def searched(
     spec = bundle.input
     rows = []
     attribution = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)}, threads=threads)
-    rivals, bare = (AttributionPass(bundle, attribution, rivals=rivals) for rivals in (True, False))
+    attribute = AttributionPass(bundle, attribution)
     with Results(kept) as results, sightline.Explainer(bundle, engine=engine, threads=threads) as explainer:
         for number, case in enumerate(subject.cases, 1):
             key = f"{bundle.hash} {case.name} {VARIANTS}"
             if not results.has(key):
-                results.add(key, _searched(case, explainer, rivals, bare))
+                results.add(key, _searched(case, explainer, attribute))
             rows.append(results[key]["variants"])
             print(f"\r{number}/{len(subject.cases)}", end="", flush=True)
     print()
@@ -111,14 +111,12 @@ def _subject(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     return subjects.neu_det(data, arguments.bundle, arguments.per_class * 6)
 
 
-def _searched(
-    case: Case, explainer: sightline.Explainer, rivals: AttributionPass, bare: AttributionPass
-) -> dict[str, Any]:
+def _searched(case: Case, explainer: sightline.Explainer, attribute: AttributionPass) -> dict[str, Any]:
     bundle = explainer.bundle
     target = bundle.target(str(case.annotation.label))
     prepared = prepare(case.path, bundle.input)
     pixels = prepared.array
-    found = _image(pixels, target, explainer, rivals, bare)
+    found = _image(pixels, target, explainer, attribute)
     region = case.region(bundle, prepared.picture.size, target)
     assert region is not None
     maps = {f"{weights}, {fusion}": map_of(found, weights, fusion) for weights, fusion in VARIANTS}
@@ -137,13 +135,11 @@ def _searched(
     return {"variants": variants}
 
 
-def _image(
-    pixels: Floats, target: int, explainer: sightline.Explainer, rivals: AttributionPass, bare: AttributionPass
-) -> Image:
+def _image(pixels: Floats, target: int, explainer: sightline.Explainer, attribute: AttributionPass) -> Image:
     """Two passes for every mask with a positive α: what it keeps, and what it leaves."""
-    plain = bare(pixels, target)
+    plain = attribute(pixels, target, rivals=False)
     cams = [_cams(plain, number) for number in range(len(plain.blocks))]
-    attributions = rivals(pixels, target)
+    attributions = attribute(pixels, target)
     blocks = []
     for block, (grad_cam, layer_cam) in zip(attributions.blocks, cams, strict=True):
         alpha = block.alpha.astype(np.float64)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,9 @@ _QUIET = {
 }
 """No telemetry, no progress bars beside our own, no talk of Ray's own processes."""
 _TOKEN = "RAY_AUTH_TOKEN"
+_PORT = re.compile(r"(ray://)?\[?(?P<host>[^\[\]/]+)\]?:(?P<port>\d{1,5})")
+KNOCK_SECONDS = 10.0
+"""In which the head of a cluster answers, if it is there."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +162,7 @@ def _connected(address: str) -> Iterator[Any]:
         except ModuleNotFoundError as error:
             raise MissingPackageError("ray", purpose="a set explained on a cluster", extra="ray") from error
         try:
+            _knock(address)
             ray.init(
                 address=address,
                 include_dashboard=False if address == LOCAL else None,
@@ -164,7 +170,7 @@ def _connected(address: str) -> Iterator[Any]:
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": dict.fromkeys(SINGLE, "1")},
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise DatasetError(
                 f"there is no Ray cluster at {address!r} ({error}): name its address, 'auto' or 'local'."
             ) from error
@@ -173,6 +179,12 @@ def _connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Where an address names a port that nobody listens at, raise OSError: Ray would try again for minutes."""
+    if found := _PORT.fullmatch(address):
+        socket.create_connection((found["host"], int(found["port"])), KNOCK_SECONDS).close()
 
 
 @contextmanager

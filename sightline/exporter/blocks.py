@@ -11,13 +11,15 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from sightline.bundle import Layout
 from sightline.errors import ExportError, NoBlocksError
+from sightline.exporter.builder import Builder
+from sightline.exporter.pixels import CHANNELS_FIRST, CHANNELS_LAST, grids
 
 SHRINK = 1.5
 """A level ends where a side shrinks by this factor; convolutions without padding shrink by less (149 → 147)."""
@@ -32,7 +34,9 @@ _NONLINEAR = {
     "HardSwish",
     "LeakyRelu",
     "LRN",
+    "Max",
     "MaxPool",
+    "Min",
     "Mish",
     "PRelu",
 } | {"Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh", "ThresholdedRelu"}
@@ -40,14 +44,12 @@ _PASSING = {"Pad", "Dropout", "Identity", "Cast"}
 _NORMALIZATIONS = {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"}
 _ELEMENTWISE = (
     _NORMALIZATIONS
-    | {"Clip", "HardSwish", "Relu", "LeakyRelu", "PRelu", "Elu", "Swish", "Gelu", "Mish"}
+    | {"Clip", "HardSwish", "Max", "Min", "Relu", "LeakyRelu", "PRelu", "Elu", "Swish", "Gelu", "Mish"}
     | {"Add", "Sub", "Mul", "Div", "Reshape", "Transpose"}
 )
 """What stands between two convolutions without mixing maps: norms, activations, and what they are written with."""
 _PARTS = {"Split", "Slice", "Concat"}
 """Depthwise convolutions of several sizes, or Ghost modules."""
-_REARRANGING = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-_PRODUCTS = {"Einsum", "Gemm", "MatMul"}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 logger = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ class Cut:
     """How many layers with weights lie behind it."""
 
 
-def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> list[ir.Value]:
-    """The block outputs, shallow to deep.
+def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: Layout) -> list[ir.Value]:
+    """The block outputs, shallow to deep; one may lie channels last (:func:`channels_first`).
 
     Args:
         graph: static shapes, sorted.
@@ -85,7 +87,7 @@ def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str)
     for level in _levels(found):
         before = chosen[-1].convolutions if chosen else 0
         candidates = [cut for cut in level if cut.convolutions > before and cut.activated and cut.learned_after]
-        candidates = [cut for cut in candidates if _operator(cut.value) not in _PASSING]
+        candidates = [cut for cut in candidates if not _passed(cut)]
         if candidates:
             chosen.append(_narrow(candidates, found[found.index(level[-1]) + 1 :]))
     if not chosen:
@@ -96,8 +98,11 @@ def find_blocks(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str)
     return [cut.value for cut in chosen]
 
 
-def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> list[Cut]:
-    """The tensors C×H×W, channels first and larger than 1×1, that every path from image to logits passes through."""
+def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: Layout) -> list[Cut]:
+    """The feature maps, larger than 1×1, that every path from image to logits passes through.
+
+    Channels last, they count behind a convolution that mixes pixels: so lie the tokens of transformers.
+    """
     nodes = _between(graph, image, logits)
     uses = {image: 0}
     for node in nodes:
@@ -106,9 +111,9 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
                 uses[value] = uses.get(value, 0) + 1
     inside = {image} | {value for node in nodes for value in node.outputs}
     learned = sum(_is_learned(node) for node in nodes)
-    grids = {image: _Grid(layout == "NCHW", *_sides(image, layout))}
+    places = grids(nodes, image, layout)
     live = {image}
-    convolutions, activated = 0, False
+    convolutions, mixed, activated = 0, False, False
     found = []
     for node in nodes:
         dependent = [value for value in node.inputs if value is not None and value in inside]
@@ -118,13 +123,15 @@ def cuts(graph: ir.Graph, image: ir.Value, logits: ir.Value, layout: str) -> lis
                 live.discard(value)
         live.update(value for value in node.outputs if uses.get(value) or value is logits)
         convolutions += node.op_type == "Conv"
+        mixed |= _overlaps(node)
         activated |= node.op_type in _NONLINEAR
         learned -= _is_learned(node)
         output = node.outputs[0]
-        grids.update((value, grids[dependent[0]].behind(node, value)) for value in node.outputs)
-        shape = tuple(output.shape or ())
-        if live == {output} and len(shape) == 4 and grids[output].last:
-            _, channels, height, width = (size if isinstance(size, int) else 0 for size in shape)
+        shape = tuple(size if isinstance(size, int) else 0 for size in output.shape or ())
+        axes = places[output].axes
+        if live == {output} and len(shape) == 4 and (axes == CHANNELS_FIRST or (axes == CHANNELS_LAST and mixed)):
+            height, width = (shape[axis] for axis in axes)
+            channels = shape[1 if axes == CHANNELS_FIRST else 3]
             if height * width > 1:
                 found.append(Cut(output, (channels, height, width), convolutions, activated, learned))
     return found
@@ -153,16 +160,66 @@ def named_blocks(graph: ir.Graph, names: Sequence[str]) -> tuple[list[ir.Value],
     return ordered, [chosen[value] for value in ordered]
 
 
+def channels_first(
+    graphs: Sequence[ir.Graph], image: ir.Value, layout: Layout, blocks: Sequence[ir.Value]
+) -> list[ir.Value]:
+    """The block outputs, those that lie channels last turned: the graphs compute the same, by way of the turned ones.
+
+    Args:
+        graphs: one of static shapes, sorted, and others of the same tensors; changed in place.
+        image: the first one's input.
+        layout: of the image.
+        blocks: of the first one.
+    """
+    places = grids(graphs[0], image, layout)
+    turned = []
+    for block in blocks:
+        if block in places and places[block].axes == CHANNELS_LAST:
+            block, *_ = [_turned(graph, block.name or "") for graph in graphs]
+        turned.append(block)
+    return turned
+
+
+def _turned(graph: ir.Graph, name: str) -> ir.Value:
+    """Turn a tensor N×H×W×C to N×C×H×W, and back for those that read it."""
+    value = ir.convenience.create_value_mapping(graph)[name]
+    readers = list(value.uses())
+    builder = Builder(graph, f"{name}/")
+    maps = builder.transpose(builder.term(value), (0, 3, 1, 2))
+    maps.value.name = f"{name}/channels_first"  # the same in every graph
+    back = builder.transpose(maps, (0, 2, 3, 1))
+    if value.shape is not None:
+        maps.value.shape = ir.Shape([value.shape[axis] for axis in (0, 3, 1, 2)])
+        back.value.shape = ir.Shape(list(value.shape))
+    for node, position in readers:
+        node.replace_input_with(position, back.value)
+    graph.sort()
+    return maps.value
+
+
 def block_names(graph: ir.Graph, blocks: Sequence[ir.Value]) -> list[str]:
-    """A readable name for each block: the outermost torch module that ends in it and holds no other block, as in
-    ``layer3``; where the file knows no modules, the tensor's own name."""
+    """A readable name for each block: the outermost torch module that ends in it, or in what was only turned to it, and
+    holds no other block, as in ``layer3``; where the file knows no modules, the tensor's own name."""
     modules = _module_outputs(graph)
     names = []
     for block in blocks:
         others = {scope for other in blocks if other is not block for scope in _scopes(other.producer())}
-        own = [scope for scope in _scopes(block.producer()) if modules[scope] == [block] and scope not in others]
+        own, node = _modules_of(block, modules, others), block.producer()
+        while not own and node is not None and node.op_type == "Transpose" and (turned := node.inputs[0]) is not None:
+            own, node = _modules_of(turned, modules, others), turned.producer()
         names.append(own[0] if own else block.name or "")
     return names
+
+
+def _modules_of(value: ir.Value, modules: Mapping[str, list[ir.Value]], others: set[str]) -> list[str]:
+    """The modules that end in a tensor, but for those others, the outermost first."""
+    return [scope for scope in _scopes(value.producer()) if modules[scope] == [value] and scope not in others]
+
+
+def _passed(cut: Cut) -> bool:
+    """Whether it holds what the tensor before it holds."""
+    turned = _operator(cut.value) == "Transpose" and list(cut.value.shape or ())[1:] != list(cut.shape)
+    return turned or _operator(cut.value) in _PASSING
 
 
 def _levels(found: Sequence[Cut]) -> list[list[Cut]]:
@@ -241,38 +298,13 @@ def _between(graph: ir.Graph, image: ir.Value, logits: ir.Value) -> list[ir.Node
     return nodes[::-1]
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Where a tensor has its pixels."""
-
-    last: bool
-    """Whether its last two axes are the pixels, as in N×C×H×W."""
-    height: int
-    width: int
-    """Of the last tensor N×C×H×W before it, or of the image."""
-
-    def behind(self, node: ir.Node, output: ir.Value) -> _Grid:
-        """The same of a node's output."""
-        shape = tuple(size if isinstance(size, int) else 0 for size in output.shape or ())
-        if node.op_type in _REARRANGING:  # pixels again: tokens put back, or pixels put into channels
-            last = len(shape) >= 4 and self._in_proportion(*shape[-2:])
-        else:
-            last = self.last and len(shape) >= 4 and node.op_type not in _PRODUCTS
-        return _Grid(True, *shape[-2:]) if last and len(shape) == 4 else replace(self, last=last)
-
-    def _in_proportion(self, height: int, width: int) -> bool:
-        """Whether every so many pixels, in both directions, make so many."""
-        factor = max(1, round(self.height / max(height, 1)))
-        return all(
-            size in (whole // factor, math.ceil(whole / factor))
-            for size, whole in ((height, self.height), (width, self.width))
-        )
-
-
-def _sides(image: ir.Value, layout: str) -> tuple[int, int]:
-    """Height and width of the image."""
-    _, *sizes = (size if isinstance(size, int) else 0 for size in image.shape or ())
-    return (sizes[1], sizes[2]) if layout == "NCHW" else (sizes[0], sizes[1])
+def _overlaps(node: ir.Node) -> bool:
+    """Whether it is a convolution of neighbouring pixels: larger than 1×1, and not one of separate patches."""
+    if node.op_type != "Conv" or node.inputs[1] is None or node.inputs[1].shape is None:
+        return False
+    kernel = [size for size in list(node.inputs[1].shape)[2:] if isinstance(size, int)]
+    strides = node.attributes.get_ints("strides", [1] * len(kernel))
+    return any(size > stride for size, stride in zip(kernel, strides, strict=True))
 
 
 def _is_learned(node: ir.Node) -> bool:

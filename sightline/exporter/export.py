@@ -18,7 +18,7 @@ from sightline import bundle
 from sightline.errors import ExportError, UnsupportedOperatorError
 from sightline.exporter import check
 from sightline.exporter.attribution import attribution_graph
-from sightline.exporter.blocks import block_names, find_blocks, named_blocks
+from sightline.exporter.blocks import block_names, channels_first, find_blocks, named_blocks
 from sightline.exporter.memory import memory
 from sightline.exporter.network import Network, prepare
 from sightline.exporter.source import read_onnx, run_torch, trace_torch
@@ -65,7 +65,8 @@ def export(
         labels: names of the classes, in order.
         activation: what turns logits into probabilities; recognised at the end of the graph by default, and softmax
             (sigmoid for a single class) where the graph ends in logits. ``none``: the output is a probability already.
-        output: which output holds the classes, where the network has several.
+        output: which output holds the classes, where the network has several: the name of an ONNX output, or the key,
+            attribute or position of a tensor that the torch module returns (by default ``logits``, where there is one).
         torch_program: add the torch module itself, as an exported program, for the engines ``torch`` and
             ``torch-cuda``.
         overwrite: replace a bundle of that name.
@@ -89,6 +90,8 @@ def export(
     names = _labels(labels, network)
     chosen, found = _blocks(network, blocks)
     images = _check_images(network, image)
+    if activation is None and network.ending is None:
+        _require_logits(reference, network, images)
 
     def save(folder: Path) -> bundle.Manifest:
         attribution = attribution_graph(network, chosen)
@@ -105,7 +108,7 @@ def export(
         stages, distances = _stages(folder, facts, found, images)
         manifest = replace(_manifest(network, facts, found, names, figures | distances, needed), stages=stages)
         if torch_program and not isinstance(model, (str, Path)):
-            manifest = replace(manifest, variants={"torch": _torch_program(model, network, folder)})
+            manifest = replace(manifest, variants={"torch": _torch_program(model, network, folder, output)})
         return manifest
 
     return bundle.write(path, save, overwrite=overwrite)
@@ -148,8 +151,8 @@ def _read(
         )
     if size is None:
         raise ExportError("a torch module does not say its input's size: pass example=… or input_shape=(C, H, W).")
-    network = prepare(trace_torch(model, np.zeros((1, *size), np.float32)), size, activation, output)
-    return lambda images: run_torch(model, images), network
+    network = prepare(trace_torch(model, np.zeros((1, *size), np.float32), output), size, activation)
+    return lambda images: run_torch(model, images, output), network
 
 
 def _original(file: Path, output: str | None) -> check.Reference:
@@ -188,7 +191,7 @@ def _stages(
         return (), {}
 
 
-def _torch_program(model: torch.nn.Module, network: Network, folder: Path) -> dict[str, Any]:
+def _torch_program(model: torch.nn.Module, network: Network, folder: Path, output: str | None) -> dict[str, Any]:
     """Write the module as a program of torch; how, and how far it is from the module."""
     from sightline.exporter.program import save_program
 
@@ -199,6 +202,7 @@ def _torch_program(model: torch.nn.Module, network: Network, folder: Path) -> di
         activation=network.activation,
         ending=network.ending,
         image=network.image,
+        output=output,
     )
     return {"error": error, "versions": {"torch": version("torch")}}
 
@@ -233,6 +237,17 @@ def _check_images(network: Network, image: npt.NDArray[np.float32] | None) -> np
     if image is not None:
         noise[:1] = image
     return noise if network.layout == "NCHW" else np.ascontiguousarray(noise.transpose(0, 2, 3, 1))
+
+
+def _require_logits(reference: check.Reference, network: Network, images: npt.NDArray[np.float32]) -> None:
+    """What is taken for logits must not be probabilities already: a second softmax would flatten them."""
+    rows = np.concatenate([reference(images[index : index + 1]).reshape(1, -1) for index in range(len(images))])
+    if network.activation == "softmax" and (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, rtol=0, atol=1e-3):
+        raise ExportError(
+            "the network's outputs are probabilities already (of every image looked at they lie in [0, 1] and sum to "
+            "1), but it does not end in a Softmax that could be taken off: to explain them as they are, pass "
+            "activation='none' (--activation none); or let it return its logits."
+        )
 
 
 def _image_input(
@@ -293,6 +308,7 @@ def _blocks(network: Network, names: Sequence[str] | None) -> tuple[list[ir.Valu
         titles = block_names(graph, values)
     else:
         values, titles = named_blocks(graph, names)
+    values = channels_first((graph, network.model.graph), image, network.layout, values)
     blocks = []
     for index, (value, title) in enumerate(zip(values, titles, strict=True)):
         _, channels, height, width = (int(size) for size in value.shape or () if isinstance(size, int))

@@ -105,6 +105,12 @@ def prepare(
             raise UnsupportedOperatorError(operator, node.name or "", "is no standard operator")
     image = _image_input(graph)
     result = _classes_output(graph, output)
+    if result.dtype is not None and result.dtype.is_integer():
+        raise ExportError(
+            f"the output {result.name!r} is {result.dtype}: whole numbers, such as the number of a class, have no "
+            "gradient. Name the output that holds the scores of the classes (output=…, --output), or export the "
+            "network without its ArgMax."
+        )
     _rename_reserved(graph, image)
     layout, (channels, height, width) = _image_facts(image, input_shape)
     size = (channels, height, width) if layout == "NCHW" else (height, width, channels)

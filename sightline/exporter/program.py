@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sightline import bundle
 from sightline.errors import ExportError, SelfCheckError
 from sightline.exporter.check import CLASSIFIER_TOLERANCE, TINY
-from sightline.exporter.source import evaluating, run_torch
+from sightline.exporter.source import classifying, run_torch
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ def save_program(
     activation: bundle.Activation,
     ending: str | None = None,
     image: str = "image",
+    output: str | None = None,
 ) -> float:
     """Write ``classifier.pt2`` and check it: image (N×C×H×W) -> {logits: N×K, probabilities: N×K}, N dynamic, float32.
 
@@ -50,6 +51,7 @@ def save_program(
         activation: what turns logits into probabilities.
         ending: the activation that the ONNX graph of the same module was found to end in (``Network.ending``).
         image: the name of the input, a Python identifier.
+        output: which of the module's tensors holds the classes, as for :func:`~sightline.exporter.source.classifying`.
 
     Returns:
         The largest difference from the module's output on images of noise, relative to its largest output.
@@ -65,7 +67,7 @@ def save_program(
     # A batch of two: torch takes a dimension of one for a constant.
     batch = torch.zeros(2, *example_shape, device=device)
     try:
-        with evaluating(module):
+        with classifying(module, output):
             classifier = _export(module, batch).module()
             found = _end(classifier, activation, image)
             if found != ending:
@@ -88,7 +90,7 @@ def save_program(
         ) from error
     _anonymise(program)
     torch.export.save(program, folder / PROGRAM)
-    difference = _error(module, folder / PROGRAM, example_shape, found)
+    difference = _error(module, folder / PROGRAM, example_shape, found, output)
     if not difference <= CLASSIFIER_TOLERANCE:
         raise SelfCheckError(
             f"{PROGRAM} differs from {type(module).__name__} by {difference:.1e} (tolerance "
@@ -122,9 +124,7 @@ def _end(classifier: fx.GraphModule, activation: bundle.Activation, image: str) 
     placeholder.target = placeholder.name = image
     output = graph.output_node()
     results: Any = output.args[0]
-    result, *others = results
-    if others or not isinstance(result, fx.Node):
-        raise ExportError("the module does not return one tensor: wrap it in a module that returns the logits.")
+    (result,) = results
     found, logits = (None, result) if activation == "none" else _final_activation(result)
     with graph.inserting_before(output):
         one = logits.meta["val"].ndim == 1  # one logit, squeezed
@@ -164,11 +164,13 @@ def _anonymise(program: torch.export.ExportedProgram) -> None:
     program._example_inputs = None
 
 
-def _error(module: torch.nn.Module, path: Path, shape: tuple[int, int, int], ending: str | None) -> float:
+def _error(
+    module: torch.nn.Module, path: Path, shape: tuple[int, int, int], ending: str | None, output: str | None
+) -> float:
     import torch
 
     images: npt.NDArray[np.float32] = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
-    expected = run_torch(module, images).reshape(len(images), -1)
+    expected = run_torch(module, images, output).reshape(len(images), -1)
     if ending == "LogSoftmax":
         expected = np.exp(expected)
     with torch.inference_mode():

@@ -26,6 +26,7 @@ from sightline.exporter.check import session
 from sightline.exporter.single.cam import CAMS
 from sightline.exporter.single.graph import MAX_PASSES, MU, Recipe, explaining_model
 from sightline.exporter.storage import share
+from sightline.numeric import real, whole, whole_or_none
 
 CONTRACT = "1"
 """Of the names, types and meanings of inputs, outputs and metadata."""
@@ -117,13 +118,12 @@ def _recipe(
 ) -> Recipe:
     if method not in METHODS:
         raise MethodError(f"a single file cannot hold the method {method!r}: choose {', '.join(METHODS)}.")
-    if not isinstance(mu, (int, float)) or not 0 <= mu < 1:
+    if not 0 <= real(mu) < 1:
         raise MethodError(f"mu={mu!r} is out of range: choose 0 <= mu < 1, for example 0.3.")
     if mu and method != "sise":
         raise MethodError(f"mu belongs to sise, not to {method}: leave it out.")
-    for name, number in (("max_passes", max_passes), ("batch_size", batch_size)):
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise MethodError(f"{name}={number!r} is out of range: it is a whole number above 0.")
+    max_passes = whole_or_none("max_passes", max_passes, MethodError)
+    batch_size = whole("batch_size", batch_size, MethodError)
     if max_passes is not None and method in CAMS:
         raise MethodError(f"{method} makes no masked passes: leave max_passes out.")
     allowed = [bundle.TARGET]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,12 +79,13 @@ def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
         raise ExportError(f"{path}: the external data {location!r} is too short for {tensor.name!r}. Copy it again.")
 
 
-def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir.Model:
+def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32], output: str | None = None) -> ir.Model:
     """Export a torch module with ``torch.onnx`` (dynamo), its batch dynamic, in evaluation mode.
 
     Args:
         module: left in the mode it was in.
         example: N×C×H×W, float32.
+        output: which of the module's tensors holds the classes, as for :func:`classifying`.
 
     Raises:
         MissingPackageError: torch or onnxscript is not installed.
@@ -102,8 +103,9 @@ def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir
     device = parameter.device if parameter is not None else torch.device("cpu")
     # A batch of two: torch takes a dimension of one for a constant.
     batch = torch.from_numpy(np.repeat(example[:1], 2, axis=0)).to(device)
+    run_torch(module, example[:1], output)  # what is wrong with the module itself is said in fewer words here
     try:
-        with evaluating(module), warnings.catch_warnings():
+        with classifying(module, output), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -124,27 +126,74 @@ def trace_torch(module: torch.nn.Module, example: npt.NDArray[np.float32]) -> ir
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and each of its parts in its own mode again: some may be frozen."""
+def classifying(module: torch.nn.Module, output: str | None) -> Iterator[None]:
+    """The module in evaluation mode, returning one tensor; then as it was: some of its parts may be frozen.
+
+    Args:
+        module: returns a tensor, or several in a tuple, a mapping or an object.
+        output: which of several, by key, attribute or position; by default the only one, or ``logits``.
+    """
+
+    def one(module: torch.nn.Module, _: Any, returned: Any) -> torch.Tensor:
+        return _one(returned, output, type(module).__name__)
+
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
+    hook = module.register_forward_hook(one)
     try:
         yield
     finally:
+        hook.remove()
         for part, mode in modes:
             part.training = mode
 
 
-def run_torch(module: torch.nn.Module, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The module's output in evaluation mode, for the self-check."""
+def _one(returned: Any, name: str | None, module: str) -> torch.Tensor:
+    """Of what a module returns, the tensor that holds the classes."""
+    import torch
+
+    if isinstance(returned, torch.Tensor) and name is None:
+        return returned
+    if isinstance(returned, Mapping):
+        parts = dict(returned)
+    elif isinstance(returned, (tuple, list)):
+        parts = dict(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
+    else:
+        parts = {} if isinstance(returned, torch.Tensor) else getattr(returned, "__dict__", {})
+    found = {str(key): value for key, value in parts.items() if isinstance(value, torch.Tensor)}
+    chosen = name or ("logits" if "logits" in found else next(iter(found), ""))
+    if chosen not in found or (name is None and len(found) > 1 and chosen != "logits"):
+        names = f" with {', '.join(map(repr, found))}" if found else ""
+        asked = f", and no {name!r}" if name is not None else ""
+        raise ExportError(
+            f"{module} returns {type(returned).__name__}{names}{asked}: name the tensor that holds the classes "
+            "(output=…, --output), or wrap the module in one that returns its logits."
+        )
+    return found[chosen]
+
+
+def run_torch(
+    module: torch.nn.Module, images: npt.NDArray[np.float32], output: str | None = None
+) -> npt.NDArray[np.float32]:
+    """The module's output in evaluation mode, for the self-check.
+
+    Args:
+        module: left in the mode it was in.
+        images: N×C×H×W.
+        output: as for :func:`classifying`.
+
+    Raises:
+        ExportError: the module fails on them, or does not say which tensor holds the classes.
+    """
     import torch
 
     parameter = next(module.parameters(), None)
-    with evaluating(module), torch.inference_mode():
-        output: Any = module(torch.from_numpy(images).to(parameter.device if parameter is not None else "cpu"))
-    if not isinstance(output, torch.Tensor):
-        raise ExportError(
-            f"{type(module).__name__} returns {type(output).__name__}, not one tensor: wrap it in a module that "
-            "returns the logits."
-        )
-    return np.asarray(output.float().cpu().numpy(), dtype=np.float32)
+    try:
+        with classifying(module, output), torch.inference_mode():
+            found = module(torch.from_numpy(images).to(parameter.device if parameter is not None else "cpu"))
+    except ExportError:
+        raise
+    except Exception as error:  # of any kind: it is the caller's own code
+        shape = "×".join(map(str, images.shape))
+        raise ExportError(f"{type(module).__name__} fails on images of {shape}: {error}") from error
+    return np.asarray(found.float().cpu().numpy(), dtype=np.float32)

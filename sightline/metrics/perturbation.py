@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from sightline.errors import EngineError, MetricError
 from sightline.metrics.ranking import Doubles, Floats, pixels_of, ranked
+from sightline.numeric import whole
 
 Classify = Callable[[Iterable[Floats]], Iterator[Doubles]]
 """From preprocessed images (C×H×W), drawn as they are needed, to probabilities, N×K for every batch: for instance
@@ -111,9 +112,7 @@ def faithfulness(
     asked = frozenset(kinds)
     if unknown := asked - set(KINDS):
         raise MetricError(f"there is no perturbation {min(unknown)!r}: choose of {', '.join(KINDS)}.")
-    if not isinstance(steps, int) or steps < STEPS:
-        raise MetricError(f"steps={steps!r} is out of range: choose a whole number from {STEPS}.")
-    return _scored(subjects, classify, asked, steps)
+    return _scored(subjects, classify, asked, whole("steps", steps, MetricError, STEPS))
 
 
 def blurred(image: npt.ArrayLike) -> Floats:

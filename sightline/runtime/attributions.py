@@ -50,26 +50,27 @@ class Attributions:
 class AttributionPass:
     """Runs ``attribution.onnx`` on one image at a time."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, rivals: bool = True) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
         """Take an engine that has ``bundle.attribution`` open.
 
         Args:
             bundle: tells what the graph puts out.
             engine: runs it.
-            rivals: whether a softmax network's gradients are those of p_c, up to a positive factor (SISE), or those of
-                the bare logit (the Grad-CAMs).
         """
-        self._rivals = rivals
         self._bundle = bundle
         self._engine = engine
         self._kernels = kernels_for(engine.device, engine.stream)
+        self.latest: Attributions | None = None
+        """What the buffers hold: the features and gradients of earlier ones are overwritten."""
 
-    def __call__(self, image: Floats, target: int | Doubles | None) -> Attributions:
+    def __call__(self, image: Floats, target: int | Doubles | None, *, rivals: bool = True) -> Attributions:
         """Attribute the decision for a class, the predicted one by default, or for any function of the logits.
 
         Args:
             image: as the network takes it, preprocessed.
             target: index of the class, None, or the function's gradient with respect to the logits, K.
+            rivals: whether a softmax network's gradients are those of p_c, up to a positive factor (SISE), or those of
+                the bare logit (the Grad-CAMs).
 
         Raises:
             EngineError: the pass failed, or the network itself answers with NaN or infinity.
@@ -81,7 +82,8 @@ class AttributionPass:
         number = PREDICTED if target is None else SEEDED if isinstance(target, np.ndarray) else target
         kernels.write(buffers[TARGET], number)
         if RIVALS in buffers:
-            kernels.write(buffers[RIVALS], float(self._rivals))
+            kernels.write(buffers[RIVALS], float(rivals))
+        self.latest = None
         self._engine.run()
         names = (LOGITS, PROBABILITIES, *(block.alpha for block in self._bundle.blocks))
         found = {name: kernels.to_host(buffers[name])[0].copy() for name in names}
@@ -91,7 +93,7 @@ class AttributionPass:
                     f"the network answers this image with NaN or infinity ({name}): check that the image is "
                     "preprocessed as the network expects (sightline inspect) and that its weights are finite."
                 )
-        return Attributions(
+        self.latest = Attributions(
             image=image,
             layout=spec.layout,
             size=(spec.height, spec.width),
@@ -103,3 +105,4 @@ class AttributionPass:
             ),
             kernels=kernels,
         )
+        return self.latest

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.errors import MethodError
+from sightline.numeric import real, whole_or_none
 from sightline.runtime.selection import Choice, Indices
 
 Doubles = npt.NDArray[np.float64]
@@ -21,9 +22,8 @@ def check(max_passes: int | None, deadline: float | None) -> None:
     Raises:
         MethodError: a number is out of range.
     """
-    if max_passes is not None and (not isinstance(max_passes, int) or max_passes < 1):
-        raise MethodError(f"max_passes={max_passes!r} is out of range: choose a whole number from 1, or None.")
-    if deadline is not None and not (isinstance(deadline, (int, float)) and 0 < deadline < math.inf):
+    whole_or_none("max_passes", max_passes, MethodError)
+    if deadline is not None and not 0 < real(deadline) < math.inf:
         raise MethodError(f"deadline={deadline!r} is out of range: choose seconds above 0, or None.")
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sightline.bindings import available
 from sightline.bundle import Bundle, load
 from sightline.errors import HierarchyError, TargetError
+from sightline.numeric import real, whole, whole_or_none
 from sightline.runtime.hierarchy import Hierarchy
 from sightline.runtime.image import ImageLike, prepare
 from sightline.runtime.stage_engines import Seen, StageEngines
@@ -109,10 +110,7 @@ class Decomposer:
             HierarchyError: a number is out of range, or the unit is one of the first block.
             EngineError: a pass failed, or the network answers with NaN.
         """
-        settings: dict[str, Any] = {
-            "top_k": top_k, "min_share": min_share, "depth": depth, "max_nodes": max_nodes
-        }  # fmt: skip
-        _check(**settings)
+        settings = _checked(top_k, min_share, depth, max_nodes)
         if unit is not None and target is not None:
             raise TargetError("give a class (target) or a unit, not both.")
         chosen = None if target is None else self.bundle.target(target)
@@ -140,7 +138,7 @@ class Decomposer:
             settings=settings,
             provenance={"passes": 1, "pass_seconds": seen.seconds, "seconds": time.perf_counter() - began},
         )
-        return self._walk(hierarchy, seen, root, depth, settings)
+        return self._walk(hierarchy, seen, root, settings["depth"], settings)
 
     def expand(
         self,
@@ -165,14 +163,15 @@ class Decomposer:
         """
         given = {"top_k": top_k, "min_share": min_share, "max_nodes": max_nodes}
         settings = {**hierarchy.settings, **{name: value for name, value in given.items() if value is not None}}
-        _check(**{**settings, "depth": depth})
+        checked = _checked(**{**settings, "depth": depth})
         seen = self._engines.seen
         if seen is None or (hierarchy.provenance.get("image"), hierarchy.provenance.get("bundle")) != (
             seen.digest,
             self.bundle.hash,
         ):
             raise HierarchyError("this decomposer has seen another image last: decompose this image with it first.")
-        return self._walk(hierarchy, seen, hierarchy[node], depth, settings)
+        settings = {**checked, "depth": hierarchy.settings["depth"]}
+        return self._walk(hierarchy, seen, hierarchy[node], checked["depth"], settings)
 
     @property
     def features(self) -> tuple[Floats, ...]:
@@ -300,14 +299,17 @@ def decompose(
         return decomposer(image, target, unit=unit, top_k=top_k, depth=depth, min_share=min_share)
 
 
-def _check(top_k: int, min_share: float, depth: int | None, max_nodes: int) -> None:
-    for name, value in (("top_k", top_k), ("depth", depth), ("max_nodes", max_nodes)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise HierarchyError(f"{name}={value!r} is out of range: choose a whole number from 1.")
-    if not 0 <= min_share < 1:
+def _checked(top_k: int, min_share: float, depth: int | None, max_nodes: int) -> dict[str, Any]:
+    if not 0 <= real(min_share) < 1:
         raise HierarchyError(
             f"min_share={min_share!r} is out of range: choose a number from 0 up to, not including, 1."
         )
+    return {
+        "top_k": whole("top_k", top_k, HierarchyError),
+        "min_share": real(min_share),
+        "depth": whole_or_none("depth", depth, HierarchyError),
+        "max_nodes": whole("max_nodes", max_nodes, HierarchyError),
+    }
 
 
 def _place(node: Node, target: int | None) -> Place:

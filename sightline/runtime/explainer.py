@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sightline.bindings.engine import Precision
 from sightline.bundle import Bundle, load
 from sightline.errors import EngineError, MethodError, PrecisionError, StreamError, TargetError
+from sightline.numeric import whole_or_none
 from sightline.runtime import budget, pipeline
 from sightline.runtime.ada_sise import AdaSISE
 from sightline.runtime.attributions import AttributionPass
@@ -96,18 +97,15 @@ class Explainer:
             UngatedError: the precision has not been compared with float32 yet; pass ``gate``.
             MissingPackageError: the engine's package is not installed.
         """
-        for name, value in (("batch_size", batch_size), ("threads", threads)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise EngineError(f"{name}={value!r} is out of range: choose a whole number from 1, or None.")
+        batch_size = whole_or_none("batch_size", batch_size, EngineError)
+        threads = whole_or_none("threads", threads, EngineError)
         self.bundle = bundle if isinstance(bundle, Bundle) else load(bundle)
         self.method: Method = _method(method)
         self._progress = progress
         self._engines = open_engines(self.bundle, engine, precision, batch_size, threads)
         self._passes = self._engines.passes
         self._pace = Pace()
-        self._attribute = {
-            rivals: AttributionPass(self.bundle, self._engines.attribution, rivals=rivals) for rivals in (False, True)
-        }
+        self._attribute = AttributionPass(self.bundle, self._engines.attribution)
         self._gates = Gates(self._engines.facts, precision, self.engine)
         self.gate: Gate | None = None
         """How well the maps of this precision agree with float32's; None for float32 itself."""
@@ -252,7 +250,7 @@ class Explainer:
             EngineError: the pass failed, or the network answers with NaN.
         """
         self._free()
-        found = self._attribute[self.method.rivals](network_input(image, self.bundle.input), None)
+        found = self._attribute(network_input(image, self.bundle.input), None)
         return found.probabilities.astype(np.float64)
 
     def answer(self, requests: Iterable[Request | None], *, progress: Progress | None = None) -> Iterator[Answer]:
@@ -362,7 +360,7 @@ class Explainer:
             self._wanted(request.target),
             bundle=self.bundle,
             method=method,
-            attribute=self._attribute[method.rivals],
+            attribute=self._attribute,
             passes=self._passes,
             max_passes=request.max_passes,
             only_if=request.only_if,

@@ -22,6 +22,7 @@ from sightline import cache
 from sightline.bindings import attribution_engine, choose, open_engine
 from sightline.bundle import Block, Bundle, ImageInput, load
 from sightline.errors import ImageError, MethodError, TargetError
+from sightline.numeric import whole
 from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.image import prepare
 from sightline.runtime.strongest import Strong, Strongest
@@ -142,9 +143,7 @@ def feature_cards(
     """
     bundle = bundle if isinstance(bundle, Bundle) else load(Path(bundle))
     units = Units(bundle)
-    for name, value in (("top", top), ("per_channel", per_channel)):
-        if not isinstance(value, int) or value < 1:
-            raise MethodError(f"{name}={value!r} is out of range: choose a whole number from 1.")
+    top, per_channel = whole("top", top, MethodError), whole("per_channel", per_channel, MethodError)
     blocks = [_block(bundle, name) for name in ([layer] if isinstance(layer, str) else layer)]
     for block in blocks:
         for channel in channels or ():
@@ -189,7 +188,7 @@ class _Run:
             threads=threads,
             cache=cache.folder() / bundle.hash[:16],
         ) as opened:
-            attribute = AttributionPass(bundle, opened, rivals=False)
+            attribute = AttributionPass(bundle, opened)
             for number, image in enumerate(map(Path, images)):
                 try:
                     array = prepare(image, spec).array
@@ -205,7 +204,7 @@ class _Run:
             raise ImageError(f"there was no image to look at{skipped}. Give a folder of images that Pillow opens.")
 
     def _take(self, number: int, image: Path, attribute: AttributionPass, array: npt.NDArray[np.float32]) -> None:
-        found = attribute(array, None)
+        found = attribute(array, None, rivals=False)
         target = int(found.logits.argmax())
         self._names[number] = image, self._bundle.label(target), float(found.probabilities[target])
         for block in found.blocks:

@@ -77,8 +77,9 @@ class Job:
         self.prediction: Prediction | None = None
         attributions: Attributions | None = None
         for target in wanted:
+            decision = None if callable(target) else target
             if attributions is None or not callable(target):
-                attributions = attribute(prepared.array, None if callable(target) else target)
+                attributions = attribute(prepared.array, decision, rivals=method.rivals)
             if self.prediction is None:
                 self.prediction = predicted(attributions, bundle)
                 if only_if is not None and not only_if(self.prediction):
@@ -88,7 +89,9 @@ class Job:
                 scores(target, attributions.probabilities[None].astype(np.float64))  # refuses what is no target
                 if method.gradients:
                     seed = targets.gradient(target, attributions.logits.astype(np.float64), bundle.manifest.activation)
-                    attributions = attribute(prepared.array, seed)
+                    attributions = attribute(prepared.array, seed, rivals=method.rivals)
+            elif attribute.latest is not attributions:  # ``only_if`` asked about another image meanwhile
+                attributions = attribute(prepared.array, decision, rivals=method.rivals)
             self.clock.lap("attribution")
             self._subjects.append(self._subject(target, attributions))
             self.clock.lap("selection")

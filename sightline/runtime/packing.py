@@ -145,17 +145,11 @@ class _Packing:
     def _pressed(self) -> bool:
         """Whether masks of an image wait in the batch that has no time for yet another image."""
         latest = time.perf_counter() + 2 * (self._beginning + self._batch)
-        return any(
-            entry.unscored
-            and entry.request.deadline is not None
-            and latest > entry.request.began + entry.request.deadline
-            for entry in self._waiting
-        )
+        return any(entry.unscored and latest > entry.request.ends for entry in self._waiting)
 
     def _in_time(self, entry: _Entry, job: Job) -> Iterator[Task | None]:
         """The worthiest masks first, batch by batch, until the time is up."""
-        assert entry.request.deadline is not None
-        end = entry.request.began + entry.request.deadline - self._pace.ending
+        end = entry.request.ends - self._pace.ending
         longest = 0.0
         while (left := len(job) - job.asked) > 0:
             if longest and time.perf_counter() + longest > end:

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakSet
 
 from sightline.errors import SightlineError, StreamError
+from sightline.numeric import real
 from sightline.runtime.channel import Channel, End, Stopped
 from sightline.runtime.explaining import Answering, Explaining, Item, Settings
 from sightline.runtime.frames import Frame, FrameResult
@@ -206,7 +207,7 @@ class Pipeline:
         deadline, encode = self._settings.deadline, self._settings.encode
         expected = 0
         while not isinstance(item := self._explained.get(), End):
-            late = 0.0 if deadline is None else item.answered - item.began - deadline
+            late = 0.0 if deadline is None else item.answered - item.began - real(deadline)
             result = FrameResult(
                 number=item.number,
                 name=item.name,

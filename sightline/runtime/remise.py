@@ -17,11 +17,12 @@ import numpy as np
 
 from sightline.errors import MethodError
 from sightline.kernels import Kernels
+from sightline.numeric import real
 from sightline.runtime.attributions import Attributions
 from sightline.runtime.fusion import fuse_blocks
 from sightline.runtime.masks import MaskSet, Scored, feature_masks
 from sightline.runtime.method import Doubles, Maps, Output, Plan
-from sightline.runtime.selection import Indices, above_share, check_share
+from sightline.runtime.selection import Indices, above_share, checked_share
 from sightline.runtime.sise import fused_plan
 
 
@@ -48,9 +49,11 @@ class REMISE:
     gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_share(self.mu)
-        if not isinstance(self.width, (int, float)) or not 0 < self.width <= 1:
+        object.__setattr__(self, "mu", checked_share(self.mu))
+        width = real(self.width)
+        if not 0 < width <= 1:
             raise MethodError(f"width={self.width!r} is out of range: choose 0 < width <= 1, for example 0.05.")
+        object.__setattr__(self, "width", width)
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         """The maps with a positive gradient, and the gated fusion of the layer maps."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sightline.errors import SightlineError
+from sightline.numeric import real
 from sightline.runtime.explanation import Explanation
 from sightline.runtime.image import ImageLike
 from sightline.runtime.method import Method
@@ -34,6 +36,11 @@ class Request:
     only_if: Callable[[Prediction], bool] | None = None
     """Asked once the network has seen the whole image, before any mask is made: only if it says yes is the image
     explained. What it raises is raised by whoever answers, unless it is a ``SightlineError``: that is the answer's."""
+
+    @property
+    def ends(self) -> float:
+        """When its deadline is, by ``time.perf_counter``; infinity where it has none."""
+        return math.inf if self.deadline is None else self.began + real(self.deadline)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from sightline.errors import MethodError
 from sightline.kernels import Kernels, Window
+from sightline.numeric import real, whole
 from sightline.runtime.attributions import Attributions
 from sightline.runtime.fusion import normalised
 from sightline.runtime.masks import MaskSet, Scored
@@ -46,10 +47,11 @@ class RISE:
 
     def __post_init__(self) -> None:
         for name, least in (("passes", 1), ("cells", 1), ("seed", 0)):
-            if not isinstance(value := getattr(self, name), int) or value < least:
-                raise MethodError(f"{name}={value!r} is out of range: choose a whole number from {least}.")
-        if not isinstance(self.share, (int, float)) or not 0 < self.share < 1:
+            object.__setattr__(self, name, whole(name, getattr(self, name), MethodError, least))
+        share = real(self.share)
+        if not 0 < share < 1:
             raise MethodError(f"share={self.share!r} is out of range: choose 0 < share < 1, for example 0.5.")
+        object.__setattr__(self, "share", share)
 
     def plan(self, attributions: Attributions, kernels: Kernels) -> Plan:
         """N masks, whatever the network's features, and the mean of the masks weighted by their scores."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sightline.errors import MethodError
 from sightline.kernels import Kernels
+from sightline.numeric import real
 
 Indices = npt.NDArray[np.intp]
 Doubles = npt.NDArray[np.float64]
@@ -24,14 +25,16 @@ class Choice:
     """What each is worth, over 0: K. A budget goes to the worthiest first, whatever their block."""
 
 
-def check_share(mu: float) -> None:
-    """Refuse a μ that is none.
+def checked_share(mu: float) -> float:
+    """A μ, as Python's float.
 
     Raises:
         MethodError: it is not in [0, 1).
     """
-    if not isinstance(mu, (int, float)) or not 0 <= mu < 1:
+    number = real(mu)
+    if not 0 <= number < 1:
         raise MethodError(f"mu={mu!r} is out of range: choose 0 <= mu < 1, for example 0.3.")
+    return number
 
 
 def above_share(alpha: npt.NDArray[np.floating], mu: float) -> Choice:

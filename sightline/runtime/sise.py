@@ -16,7 +16,7 @@ from sightline.runtime.attributions import Attributions
 from sightline.runtime.fusion import fuse_blocks
 from sightline.runtime.masks import MaskSet, feature_masks
 from sightline.runtime.method import Output, Plan
-from sightline.runtime.selection import Choice, Indices, above_share, check_share
+from sightline.runtime.selection import Choice, Indices, above_share, checked_share
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quality": {"mu": 0.0},
@@ -50,7 +50,7 @@ class SISE:
     gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_share(self.mu)
+        object.__setattr__(self, "mu", checked_share(self.mu))
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> SISE:

@@ -151,6 +151,25 @@ def _second(registry: Registry, desk: Desk) -> APIRouter:
         """Classify or explain images, as tensors."""
         return await v2.infer(request, *_met(registry, name, "infer", request))
 
+    @router.get("/models/{name:model}/versions/{version:model}", responses=openapi.errors(401, 404, 503))
+    async def version(name: str, version: str) -> JSONResponse:
+        """The same of a version of the model: the one that serves."""
+        return JSONResponse(v2.tensors(registry.of(name, version).name))
+
+    @router.get("/models/{name:model}/versions/{version:model}/ready", responses=openapi.errors(404, 503))
+    async def version_ready(name: str, version: str, request: Request) -> JSONResponse:
+        """Whether a version of a model serves."""
+        return await model_ready(registry.of(name, version).name, request)
+
+    @router.post(
+        "/models/{name:model}/versions/{version:model}/infer",
+        openapi_extra=openapi.body(InferRequest),
+        responses=openapi.answers(InferRequest),
+    )
+    async def version_infer(name: str, version: str, request: Request) -> Response:
+        """Classify or explain images by a version of a model."""
+        return await infer(registry.of(name, version).name, request)
+
     @router.post("/repository/index", responses=openapi.errors(401, 503))
     async def index() -> JSONResponse:
         """All models and their states."""

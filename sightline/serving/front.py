@@ -22,7 +22,7 @@ from sightline.serving.visit import Visit, identity
 OPEN = frozenset({"/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"})
 """Paths that want no key."""
 
-_PROBE = re.compile(r"/v2/models/[^/]+/ready")
+_PROBE = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/ready")
 WRITE_SECONDS = 30.0
 """In which a client has to take each piece of its answer."""
 _PIECE = 2**16
@@ -84,6 +84,8 @@ class Front:
         if refused is not None:
             await error_response(refused, visit)(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # answered like a GET; what runs this application sends no body of it
+            scope = {**scope, "method": "GET"}
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:

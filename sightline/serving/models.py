@@ -25,6 +25,7 @@ from sightline.serving.refusal import RefusedError
 from sightline.serving.scheduler import Progress, Scheduler
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERSION = 12
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ class Served:
     def explainer(self) -> Explainer:
         """For its facts only."""
         return self.scheduler.opened.result()
+
+    @property
+    def version(self) -> str:
+        """Of the bundle: the first digits of its hash."""
+        return self.bundle.hash[:_VERSION]
 
     @property
     def ready(self) -> bool:
@@ -123,6 +129,11 @@ class Model:
     def hash(self) -> str:
         """Of the bundle that serves."""
         return self._served.bundle.hash
+
+    @property
+    def version(self) -> str:
+        """Of the bundle that serves."""
+        return self._served.version
 
     @contextmanager
     def hold(self) -> Iterator[Served]:
@@ -192,9 +203,7 @@ class Model:
                 self._former.add(former)
                 last = not former.holders
             self._metrics.loads.labels(self.name, "replaced").inc()
-            logger.info(
-                "model %s: bundle %s serves now, no longer %s", self.name, self.hash[:12], former.bundle.hash[:12]
-            )
+            logger.info("model %s: bundle %s serves now, no longer %s", self.name, self.version, former.version)
             if last:
                 self._close(former)
             return True
@@ -208,7 +217,7 @@ class Model:
         except Exception as error:  # whatever it is: nobody else looks again
             if str(error) != self._complaint:
                 trace = not isinstance(error, SightlineError)
-                logger.error("model %s keeps its bundle %s: %s", self.name, self.hash[:12], error, exc_info=trace)
+                logger.error("model %s keeps its bundle %s: %s", self.name, self.version, error, exc_info=trace)
             self._complaint = str(error)
 
     def abandon(self) -> None:
@@ -296,6 +305,17 @@ class Registry:
         if name not in self._models:
             raise RefusedError(404, f"there is no such model here: {', '.join(self._models)}.")
         return self._models[name]
+
+    def of(self, name: str, version: str) -> Model:
+        """The model of a name, as long as a version of it serves.
+
+        Raises:
+            RefusedError: there is none, or another version serves.
+        """
+        model = self[name]
+        if version != model.version:
+            raise RefusedError(404, f"the version of {name} that serves is {model.version}, and there is no other.")
+        return model
 
     def look(self) -> None:
         """Reload every model whose bundle has changed on disk."""

@@ -144,7 +144,8 @@ def complete(document: dict[str, Any], names: Sequence[str], keys: bool) -> dict
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):
-                parameter["schema"] = {"type": "string", "enum": list(names)}  # models are the only parameters
+                if parameter["name"] == "name":
+                    parameter["schema"] = {"type": "string", "enum": list(names)}
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
     schemas["Error"] = _ERROR

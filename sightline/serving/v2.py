@@ -25,10 +25,8 @@ from sightline.serving.visit import Visit
 
 PROBABILITIES, SALIENCY = "probabilities", "saliency"
 _DATATYPES = {"image": "BYTES", "pixels": "UINT8", "tensor": "FP32"}
-_VERSION = 12
 _NUMBER = 40
 """Bytes that a number of an answer takes: as Python's, and as text."""
-"""Digits of a bundle's hash that name its version."""
 
 
 class V2:
@@ -47,7 +45,7 @@ class V2:
             spec, classes = served.bundle.input, served.bundle.classes
             return {
                 "name": name,
-                "versions": [served.bundle.hash[:_VERSION]],
+                "versions": [served.version],
                 "platform": f"sightline_{served.explainer.engine}",
                 "inputs": [
                     {"name": "image", "datatype": "BYTES", "shape": [-1]},
@@ -65,7 +63,7 @@ class V2:
         return [
             {
                 "name": model.name,
-                "version": model.hash[:_VERSION],
+                "version": model.version,
                 "state": "READY" if model.ready else "UNAVAILABLE",
                 "reason": "its engine failed" if model.broken else "" if model.ready else "it is being opened",
             }
@@ -75,7 +73,7 @@ class V2:
     async def load(self, model: Model) -> Mapping[str, Any]:
         """Read a bundle again."""
         changed = await self._desk.slowly(model.reload)
-        return {"name": model.name, "version": model.hash[:_VERSION], "changed": changed}
+        return {"name": model.name, "version": model.version, "changed": changed}
 
     async def infer(self, request: HttpRequest, model: Model, visit: Visit) -> Response:
         """Classify images, or explain them where saliency is asked for."""
@@ -193,7 +191,7 @@ def _answer(asked: InferRequest, served: Served, outputs: Sequence[str], outcome
         found.append({"name": name, "datatype": "FP32", "shape": shape, "data": encoding.numbers(values)})
     document: dict[str, Any] = {
         "model_name": served.bundle.path.stem,
-        "model_version": served.bundle.hash[:_VERSION],
+        "model_version": served.version,
         "outputs": found,
     }
     if asked.id is not None:

@@ -179,11 +179,11 @@ def test_the_search_computes_what_the_product_does() -> None:
     bundle = sightline.load(demo.BUNDLE)
     spec = bundle.input
     attribution = search.open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
-    rivals, bare = (search.AttributionPass(bundle, attribution, rivals=rivals) for rivals in (True, False))
+    attribute = search.AttributionPass(bundle, attribution)
     with sightline.Explainer(bundle) as explainer:
         pixels = search.prepare(CRACK, spec).array
         sise = explainer(CRACK)
-        found = search._image(pixels, sise.target, explainer, rivals, bare)
+        found = search._image(pixels, sise.target, explainer, attribute)
     assert variants.passes(found, "kept") == sise.passes
     ours = variants.map_of(found, "kept", "hard")
     # A pixel at a threshold may fall to either side of it: that of float32 or float64.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from sightline.dataset import run
+from sightline.dataset import cluster, run
 from sightline.dataset.cluster import Cluster
 from sightline.dataset.watcher import Watcher
 from sightline.dataset.work import Place
@@ -88,6 +89,22 @@ def test_two_actors_write_what_one_process_writes(
     assert not explain().changed
     with pytest.raises(DatasetError, match="no Ray cluster at 'auto'"):
         explain("elsewhere", ray="auto")
+    with pytest.raises(DatasetError, match=r"no Ray cluster at '127.0.0.1:1' \(.*refused"):
+        explain("elsewhere", ray="127.0.0.1:1")  # a port that nobody listens at
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://localhost:{}"])
+def test_whether_somebody_listens_is_found_out_first(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        cluster._knock(address.format(port))
+    with pytest.raises(OSError, match="refused"):
+        cluster._knock(address.format(port))
+
+
+def test_addresses_without_a_port_are_rays_affair() -> None:
+    for address in ("auto", "local", "anyscale://workspace", "head.example"):
+        cluster._knock(address)
 
 
 def test_nothing_of_ray_is_loaded_unless_it_is_asked_for(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,100 @@ def test_unfolded_patches_are_no_maps_and_folded_ones_are(shuffled: bool, tmp_pa
     )
     made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
     assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 16, 16), (6, 8, 8)]
+
+
+class ChannelsLast(nn.Module):
+    """A residual stage whose maps lie channels last, as in MambaOut: only the convolution turns them."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(inputs, channels, 3, 2, 1)
+        self.norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, 2 * channels)
+        self.conv = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.narrow = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N×H×W×C -> N×H/2×W/2×C'."""
+        x = self.down(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = self.widen(self.norm(x))
+        y = self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        z: torch.Tensor = x + self.narrow(nn.functional.gelu(y))
+        return z
+
+
+class Last(nn.Module):
+    """Two such stages and a head that takes the mean of its pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ChannelsLast(3, 6)
+        self.stage = ChannelsLast(6, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        early = self.stem(x.permute(0, 2, 3, 1))
+        return [early, self.norm(self.stage(early))]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.maps(x)[1].mean((1, 2)))
+        return y
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_maps_that_lie_channels_last_are_turned(named: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Last().eval()
+    blocks = ["stem", "norm"] if named else None
+    made = export(network, tmp_path / "x.sightline", input_shape=(3, 24, 32), blocks=blocks)
+    assert [(block.channels, block.height, block.width) for block in made.blocks] == [(6, 12, 16), (8, 6, 8)]
+    assert [block.name for block in made.blocks] == ["stem", "norm"]
+    assert len(made.stages) == 2  # each leads to the next
+    image = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(1))
+    found = attribute(made, image.numpy(), target=2, rivals=0.0)
+    early, late = maps = network.maps(image)
+    gradients = torch.autograd.grad(network.head(late.mean((1, 2)))[0, 2], maps)
+    for block, values, gradient in zip(made.blocks, (early, late), gradients, strict=True):
+        for name, want in ((block.features, values), (block.gradient, gradient)):
+            np.testing.assert_allclose(found[name], want.detach().permute(0, 3, 1, 2).numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_windows_of_a_transformer_channels_last_are_no_blocks(tmp_path: Path) -> None:
+    class Windows(nn.Module):
+        """Patches, channels last, and a linear layer: no convolution sees two of them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, 4)
+            self.mix = nn.Linear(8, 8)
+            self.merge = nn.Conv2d(8, 8, 2, 2)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.mix(self.patches(x).permute(0, 2, 3, 1)))
+            y: torch.Tensor = self.head(torch.relu(self.mix(x)).mean((1, 2)))
+            return y
+
+    with pytest.raises(NoBlocksError, match="no convolutional block"):
+        export(Windows(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+
+
+@pytest.mark.parametrize("clamped", [torch.clamp_min, lambda x, low: torch.maximum(x, torch.tensor(float(low)))])
+def test_a_relu_may_be_written_as_a_maximum(
+    clamped: Callable[[torch.Tensor, int], torch.Tensor], tmp_path: Path
+) -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.early, self.late, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = clamped(self.late(clamped(self.early(x), 0)), 0)
+            y: torch.Tensor = self.head(x.mean((2, 3)))
+            return y
+
+    made = export(Clamped().eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.channels, block.height) for block in made.blocks] == [(6, 16), (8, 8)]
+    found = attribute(made, np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32))
+    assert all(found[block.features].min() == 0 for block in made.blocks)

@@ -584,6 +584,32 @@ def test_an_operator_of_a_foreign_domain_on_the_gradients_path(tmp_path: Path) -
     refused(path, ExportError, "com.example|own_activation")
 
 
+def test_probabilities_whose_softmax_cannot_be_taken_off(tmp_path: Path) -> None:
+    """Written as exp(z) / Σ exp(z): another softmax over them would be far flatter."""
+    node = helper.make_node
+    nodes = [*Cnn(output="z").nodes(), node("Exp", ["z"], ["e"]), node("ReduceSum", ["e", "axis"], ["sum"])]
+    file = Cnn().save(tmp_path, [*nodes, node("Div", ["e", "sum"], ["scores"])], axis=np.array([1]))
+    refused(file, ExportError, "probabilities already.*activation='none'")
+    made = export(file, tmp_path / "a.sightline", activation="none")
+    result = run(made.classifier, {made.input.name: images(3)})
+    assert relative_error(result["probabilities"], softmax(logits(images(3)))) <= 1e-5
+    assert export(file, tmp_path / "b.sightline", activation="softmax").manifest.activation == "softmax"  # as they say
+
+
+def test_scores_in_the_unit_interval_are_no_probabilities_yet(tmp_path: Path) -> None:
+    nodes = [*Cnn(output="z").nodes(), helper.make_node("HardSigmoid", ["z"], ["scores"])]
+    assert export(Cnn().save(tmp_path, nodes), tmp_path / "a.sightline").manifest.activation == "softmax"
+
+
+def test_an_output_of_class_numbers(tmp_path: Path) -> None:
+    nodes = [*Cnn(output="z").nodes(), helper.make_node("ArgMax", ["z"], ["scores"], axis=1)]
+    model = Cnn().model(nodes)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.INT64, ["N", 1]))
+    onnx.save(model, tmp_path / "cnn.onnx")
+    refused(tmp_path / "cnn.onnx", ExportError, "'scores' is INT64.*without its ArgMax")
+
+
 def test_an_output_that_is_no_row_of_classes(tmp_path: Path) -> None:
     model = Cnn().model()
     del model.graph.output[:]

@@ -136,7 +136,7 @@ def test_remise_asks_first_about_the_masks_that_promise_most(tmp_path: Path, mon
     assert none is None
     spec = bundle.input
     engine = open_engine(bundle.attribution, shapes={spec.name: (1, *spec.shape)})
-    found = AttributionPass(bundle, engine, rivals=True)(prepare(tiny.image(), spec).array, 1)
+    found = AttributionPass(bundle, engine)(prepare(tiny.image(), spec).array, 1)
     expected = []
     for block in found.blocks:
         maps = torch.from_numpy(np.array(block.features, np.float64))[:, None]

@@ -49,6 +49,19 @@ def test_the_prediction_is_that_of_the_classifier_whatever_is_explained(
     np.testing.assert_allclose(answers[1].explanations[0].saliency, first.saliency, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["sise", "layer-cam"])
+def test_only_if_may_ask_about_another_image(bundle: Bundle, method: str) -> None:
+    with Explainer(bundle, method, batch_size=4, threads=1) as explainer:
+        expected = explainer(tiny.image(0), 2)
+
+        def only_if(_: Prediction) -> bool:
+            explainer.probabilities(tiny.image(1))
+            return True
+
+        (answer,) = explainer.answer([Request(tiny.image(0), 2, only_if=only_if)])
+    np.testing.assert_array_equal(answer.explanations[0].saliency, expected.saliency)
+
+
 def test_no_pass_is_spent_on_what_is_not_wanted(bundle: Bundle) -> None:
     with Explainer(bundle, batch_size=4, threads=1) as explainer:
         spent: list[int] = []

@@ -61,11 +61,13 @@ def test_anything_else_does_not(guarded: Running, headers: dict[str, str | bytes
 def test_what_is_open(guarded: Running) -> None:
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/metrics", "/openapi.json"):
         assert guarded.client.get(path).status_code == 200, path
+    version = guarded.client.post("/v2/repository/index", headers={"X-API-Key": KEYS[0]}).json()[0]["version"]
+    assert guarded.client.get(f"/v2/models/tiny/versions/{version}/ready").status_code == 200
     document = guarded.client.get("/openapi.json").json()
     assert document["security"]
     for path, operations in document["paths"].items():
         for verb, operation in operations.items():
-            answer = guarded.client.request(verb, path.replace("{name}", "tiny"))
+            answer = guarded.client.request(verb, path.replace("{name}", "tiny").replace("{version}", version))
             assert (answer.status_code == 401) == (operation.get("security") != []), path
 
 
@@ -73,8 +75,22 @@ def test_a_model_named_like_a_probe_is_no_probe(bundle: Path, tmp_path: Path) ->
     copy = shutil.copytree(bundle, tmp_path / "ready.sightline")
     with running([copy], keys=Keys(KEYS)) as found:
         assert found.client.get("/v2/models/ready/ready").status_code == 200
-        for path in ("/v2/models/ready", "/v2/models/ready/ready/ready", "/v2/models//ready"):
+        paths = (
+            "/v2/models/ready",
+            "/v2/models/ready/ready/ready",
+            "/v2/models//ready",
+            "/v2/models/ready/versions/ready",
+        )
+        for path in paths:
             assert found.client.get(path).status_code == 401, path
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/health/ready", "/metrics", "/v2/models/other", "/v1/models/tiny:explain"])
+def test_a_head_is_a_get_without_a_body(server: Running, path: str) -> None:
+    head, get = server.client.head(path), server.client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    assert get.content
 
 
 def test_keys_from_a_file_or_the_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import httpx
 import pytest
@@ -23,10 +24,11 @@ from sightline.serving.models import Choices, Registry
 from sightline.serving.refusal import RefusedError
 from sightline.serving.scheduler import Ticket
 from tests.runtime import tiny
-from tests.serving.running import CHOICES, Running, held, instance, running
+from tests.serving.running import CHOICES, Running, b64, held, instance, picture, running
 
 EXPLAIN = "/v1/models/tiny:explain"
 ASKED = {"instances": [instance(0)]}
+INFERENCE = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [b64(picture(0))]}]}
 
 
 @pytest.fixture
@@ -64,6 +66,25 @@ def test_a_changed_bundle_is_found_and_serves(alone: Running, folder: Path) -> N
     assert answered_by(alone) == fresh
     assert alone.client.get("/v1/models/tiny").json()["bundle_hash"] == fresh
     assert alone.client.get("/v2/models/tiny").json()["versions"] == [fresh[:12]]
+
+
+def test_a_version_answers_as_long_as_it_serves(alone: Running, folder: Path) -> None:
+    def asked(version: str) -> list[tuple[int, Any]]:
+        path = f"/v2/models/tiny/versions/{version}"
+        answers = [alone.client.get(path), alone.client.get(f"{path}/ready"), alone.post(f"{path}/infer", INFERENCE)]
+        return [(answer.status_code, answer.json()) for answer in answers]
+
+    before, after = answered_by(alone)[:12], replace(folder)[:12]
+    (_, tensors), (_, ready), (_, inferred) = asked(before)
+    assert tensors == alone.client.get("/v2/models/tiny").json()
+    assert ready == {"name": "tiny", "ready": True}
+    assert inferred["model_version"] == before
+    assert inferred["outputs"] == alone.post("/v2/models/tiny/infer", INFERENCE).json()["outputs"]
+    assert [status for status, _ in asked(after)] == [404] * 3
+    alone.server.registry.look()
+    for status, document in asked(before):
+        assert (status, after in document["error"]) == (404, True)
+    assert [status for status, _ in asked(after)] == [200] * 3
 
 
 def test_the_watcher_looks_by_itself(folder: Path) -> None:

@@ -276,11 +276,14 @@ def test_the_description_holds_every_path_and_status(server: Running) -> None:
         "/v1/models/{name}:explain",
         "/v1/models/{name}:decompose",
         "/v2/models/{name}/infer",
+        "/v2/models/{name}/versions/{version}/infer",
     }
     posts = description["paths"]["/v1/models/{name}:explain"]["post"]
     assert {"200", "400", "401", "404", "413", "415", "422", "429", "503", "504"} <= set(posts["responses"])
     (parameter,) = posts["parameters"]
     assert (parameter["name"], parameter["schema"]["enum"]) == ("name", ["tiny"])
+    of_version = description["paths"]["/v2/models/{name}/versions/{version}"]["get"]["parameters"]
+    assert ["enum" in parameter["schema"] for parameter in of_version] == [True, False]
     schemas = description["components"]["schemas"]
     references = set(_references(description))
     assert references
