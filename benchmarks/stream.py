@@ -1,7 +1,6 @@
 """Does a stream keep its deadlines, its order and its memory, at 80 % and at 200 % of what the machine can do?
 
-What classifying a frame takes is measured first, by either pass that could do it; and the capacity: frames of the demo
-back to back, all masks. Then, each frame with a deadline of some
+The capacity is measured first: frames of the demo back to back, all masks. Then, each frame with a deadline of some
 times what it takes at capacity, counted from its arrival:
 
 - at 80 % of the capacity, for minutes: overruns, order, latency, and the resident memory at the beginning and the end;
@@ -38,7 +37,6 @@ import sightline
 from sightline import Answer, Frame, Request, demo
 from sightline.bundle import Bundle
 from sightline.runtime.explaining import Settings
-from sightline.runtime.image import network_input
 from sightline.runtime.percentiles import Percentiles
 from sightline.runtime.stream import Stream
 from sightline.serving.sources import Paced
@@ -65,11 +63,11 @@ def main() -> None:
     with sightline.Explainer(
         demo.BUNDLE, "sise", arguments.engine, arguments.batch_size, threads=arguments.threads
     ) as explainer:
-        classified, watched = classifying(explainer), Watched(explainer)
+        watched = Watched(explainer)
         run(watched, Endless(), Settings(queue=arguments.queue), arguments.capacity_seconds / 3)  # warm
         for part in arguments.parts.split(","):
             figures = with_deadline(watched, arguments) if part == "deadline" else overloaded(watched, arguments)
-            report("stream" if part == "deadline" else "stream-overload", {**classified, **figures}, arguments)
+            report("stream" if part == "deadline" else "stream-overload", figures, arguments)
 
 
 def with_deadline(watched: Watched, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -108,20 +106,6 @@ def report(name: str, figures: dict[str, Any], arguments: argparse.Namespace) ->
     parameters = {key: getattr(arguments, key) for key in (*asked, "seed", "beside")}
     path = record.write(name, parameters, figures, arguments.output and arguments.output / f"{name}.json")
     print(json.dumps(json.loads(path.read_text(encoding="utf-8"))["figures"], indent=2), flush=True)
-
-
-def classifying(explainer: sightline.Explainer, repeats: int = 50) -> dict[str, Any]:
-    """What it takes to classify one frame: by the attribution pass, or by a batch that it fills alone; in turns."""
-    image = network_input(demo.samples()[0].image, explainer.bundle.input)
-    seconds: dict[str, list[float]] = {"attribution pass": [], "batch of the classifier": []}
-    for _ in range(repeats):
-        began = time.perf_counter()
-        explainer._attribute(image, None)
-        between = time.perf_counter()
-        list(explainer.classify([image]))
-        seconds["attribution pass"].append(between - began)
-        seconds["batch of the classifier"].append(time.perf_counter() - between)
-    return {f"one frame classified by the {what}": record.spread(values, "s") for what, values in seconds.items()}
 
 
 class Endless:

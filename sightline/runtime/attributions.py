@@ -86,13 +86,7 @@ class AttributionPass:
         self.latest = None
         self._engine.run()
         names = (LOGITS, PROBABILITIES, *(block.alpha for block in self._bundle.blocks))
-        found = {name: kernels.to_host(buffers[name])[0].copy() for name in names}
-        for name, values in found.items():
-            if not np.isfinite(values).all():
-                raise EngineError(
-                    f"the network answers this image with NaN or infinity ({name}): check that the image is "
-                    "preprocessed as the network expects (sightline inspect) and that its weights are finite."
-                )
+        found = {name: finite(name, kernels.to_host(buffers[name])[0].copy()) for name in names}
         self.latest = Attributions(
             image=image,
             layout=spec.layout,
@@ -106,3 +100,17 @@ class AttributionPass:
             kernels=kernels,
         )
         return self.latest
+
+
+def finite(name: str, values: Floats) -> Floats:
+    """An output of the network, once it is clear that it holds numbers.
+
+    Raises:
+        EngineError: it holds NaN or infinity.
+    """
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"the network answers this image with NaN or infinity ({name}): check that the image is preprocessed as "
+            "the network expects (sightline inspect) and that its weights are finite."
+        )
+    return values

@@ -15,6 +15,7 @@ from sightline.runtime import batch_size as batch_sizes
 from sightline.runtime.batching import MaskedPasses
 from sightline.runtime.memo import Memo, machine
 from sightline.runtime.memory_plan import MemoryPlan, memory_plan
+from sightline.runtime.whole import WholePass
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +27,23 @@ _BATCH_SIZES = Memo("batch-size")
 
 @dataclass(frozen=True, eq=False)
 class Engines:
-    """The two engines of an explainer."""
+    """The engines of an explainer."""
 
     attribution: Engine
     passes: MaskedPasses
+    whole: WholePass | None
+    """For images that are only classified; None on a GPU, where an engine may take minutes to build."""
     plan: MemoryPlan
     facts: Mapping[str, Any] | None
     """What measurements of these engines depend on; None for an engine of the caller's own, which nobody can tell from
     another one."""
 
     def close(self) -> None:
-        """Free both."""
+        """Free them all."""
         self.attribution.close()
         self.passes.close()
+        if self.whole is not None:
+            self.whole.close()
 
 
 def open_engines(
@@ -89,6 +94,18 @@ def open_engines(
     beside = attribution_engine(chosen)
     plan = memory_plan(bundle, device, precision, shared=_installed(beside)[0] == device)
     logger.info("memory plan: %s", plan)
+
+    def open_one() -> Engine:
+        return open_engine(
+            bundle.classifier,
+            beside,
+            shapes={spec.name: (1, *shape)},
+            outputs=[LOGITS, PROBABILITIES],
+            threads=threads,
+            cache=folder,
+        )
+
+    whole = WholePass(bundle, open_one) if _installed(beside)[0] == "cpu" else None
     attribution = open_engine(
         bundle.attribution,
         beside,
@@ -112,7 +129,7 @@ def open_engines(
             batch_size = _measured(open_batch, plan, candidates, spec.name, facts)
         elif batch_size > plan.largest_batch:
             logger.warning("a batch of %d may not fit: %s", batch_size, plan)
-        return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name), plan, facts)
+        return Engines(attribution, MaskedPasses(open_batch, batch_size, spec.name), whole, plan, facts)
     except BaseException:
         attribution.close()
         raise

@@ -241,7 +241,7 @@ class Explainer:
         return self._passes.classify(network_input(image, self.bundle.input) for image in images)
 
     def probabilities(self, image: ImageLike) -> npt.NDArray[np.float64]:
-        """What the network gives every class on one image: K, in float32, by one attribution pass.
+        """What the network gives every class on one image: K, computed in float32, whatever the masked passes are.
 
         Touches nothing of the masked passes: it may be called while :meth:`answer` draws its next request.
 
@@ -250,8 +250,12 @@ class Explainer:
             EngineError: the pass failed, or the network answers with NaN.
         """
         self._free()
-        found = self._attribute(network_input(image, self.bundle.input), None)
-        return found.probabilities.astype(np.float64)
+        array, whole = network_input(image, self.bundle.input), self._engines.whole
+        if whole is not None and whole.ready():
+            _, probabilities = whole(array)
+        else:
+            probabilities = self._attribute(array, None).probabilities
+        return probabilities.astype(np.float64)
 
     def answer(self, requests: Iterable[Request | None], *, progress: Progress | None = None) -> Iterator[Answer]:
         """Answer requests of any kind as they come, in order: their masks share batches, whatever is asked about them.
@@ -314,6 +318,8 @@ class Explainer:
             StreamError, MethodError, TargetError: an argument is out of range.
         """
         settings = Settings(deadline, only_if, target, max_passes, queue, when_full, encode, counts_from)
+        if only_if is not None and self._engines.whole is not None:
+            self._engines.whole.ready()  # the first frame does not wait for it
         return Stream(self, frames, settings)
 
     def _explained(
@@ -363,6 +369,8 @@ class Explainer:
             attribute=self._attribute,
             passes=self._passes,
             max_passes=request.max_passes,
+            whole=self._engines.whole,
+            seen=request.seen,
             only_if=request.only_if,
         )
 

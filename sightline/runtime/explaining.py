@@ -149,16 +149,17 @@ class Explaining:
                 deadline=settings.deadline,
                 began=item.began,
                 token=item,
-                only_if=partial(self._wanted, item),
+                seen=partial(self._seen, item),
+                only_if=None if settings.only_if is None else partial(self._wanted, item, settings.only_if),
             )
 
-    def _wanted(self, item: Item, prediction: Prediction) -> bool:
+    def _seen(self, item: Item, prediction: Prediction) -> None:
         item.prediction = prediction
         self._tally.predicted(self._clock() - item.arrived)
-        if self._settings.only_if is None:
-            return True
+
+    def _wanted(self, item: Item, only_if: OnlyIf, prediction: Prediction) -> bool:
         try:
-            return bool(self._settings.only_if(prediction))
+            return bool(only_if(prediction))
         except BaseException as error:
             self._broken = item, error
             return False

@@ -24,8 +24,10 @@ from sightline.runtime.method import Method, Plan
 from sightline.runtime.prediction import Prediction, predicted
 from sightline.runtime.selection import Choice, Indices
 from sightline.runtime.targets import TargetFunction
+from sightline.runtime.whole import WholePass
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,8 @@ class Job:
         attribute: AttributionPass,
         passes: MaskedPasses,
         max_passes: int | None = None,
+        whole: WholePass | None = None,
+        seen: Callable[[Prediction], None] | None = None,
         only_if: Callable[[Prediction], bool] | None = None,
     ) -> None:
         """Run the attribution pass of every target and make the masks that they choose.
@@ -66,6 +70,8 @@ class Job:
             passes: the masked passes, whose kernels make the masks. A batch without room opens the engine anew, on
                 another stream: what is made then must be enqueued there.
             max_passes: at most so many masks are scored.
+            whole: a cheaper pass, for images that may not be explained; without it the attribution pass predicts.
+            seen: told what the network predicts.
             only_if: where it says no to what the network predicts, there are no masks and no explanations.
         """
         self.clock = Clock()
@@ -76,14 +82,23 @@ class Job:
         self._subjects: list[Subject] = []
         self.prediction: Prediction | None = None
         attributions: Attributions | None = None
+
+        def goes_on(logits: Floats, probabilities: Floats) -> bool:
+            self.prediction = predicted(logits, probabilities, bundle)
+            if seen is not None:
+                seen(self.prediction)
+            return only_if is None or only_if(self.prediction)
+
+        if only_if is not None and whole is not None and whole.ready() and not goes_on(*whole(prepared.array)):
+            wanted = ()
         for target in wanted:
-            decision = None if callable(target) else target
+            # One class, whichever pass predicted it: scores that tie may not do so in both.
+            likeliest = None if self.prediction is None else self.prediction.target
+            decision = likeliest if callable(target) or target is None else target
             if attributions is None or not callable(target):
                 attributions = attribute(prepared.array, decision, rivals=method.rivals)
-            if self.prediction is None:
-                self.prediction = predicted(attributions, bundle)
-                if only_if is not None and not only_if(self.prediction):
-                    break
+            if self.prediction is None and not goes_on(attributions.logits, attributions.probabilities):
+                break
             if callable(target):
                 # Its gradient needs the logits, which are those of any pass of this image.
                 scores(target, attributions.probabilities[None].astype(np.float64))  # refuses what is no target
@@ -95,10 +110,11 @@ class Job:
             self.clock.lap("attribution")
             self._subjects.append(self._subject(target, attributions))
             self.clock.lap("selection")
-        assert attributions is not None  # there is a target
         self._chosen = budget.united(subject.plan.choices for subject in self._subjects)
         numbers = {name: choice.numbers for name, choice in self._chosen.items()}
-        self._sets: Mapping[str, MaskSet] = method.masks(attributions, numbers, passes.kernels) if numbers else {}
+        self._sets: Mapping[str, MaskSet] = {}
+        if numbers and attributions is not None:
+            self._sets = method.masks(attributions, numbers, passes.kernels)
         self.clock.lap("selection")
         self._offsets = np.cumsum([0, *map(len, self._sets.values())])
         self._scores = np.full((len(self._subjects), self._offsets[-1]), np.nan)
@@ -184,8 +200,8 @@ class Job:
         if callable(target):
             (score,) = scores(target, probabilities[None])
             return Subject(None, targets.name(target), target, float(score), plan)
-        # The logits decide, as in the graph: probabilities of float32 tie at 1.
-        number = int(attributions.logits.argmax()) if target is None else target
+        assert self.prediction is not None  # the network has seen the image
+        number = self.prediction.target if target is None else target
         return Subject(number, self._bundle.label(number), number, float(probabilities[number]), plan)
 
     def _order(self) -> budget.Order:

@@ -1,4 +1,4 @@
-"""What a network says about a whole image: one result of the attribution pass, before any mask."""
+"""What a network says about a whole image, before any mask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.bundle import Bundle
-from sightline.runtime.attributions import Attributions
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +26,7 @@ class Prediction:
     """Of all classes: K. (Of a network whose activation is ``none`` they are its outputs as they are, flattened.)"""
 
 
-def predicted(attributions: Attributions, bundle: Bundle) -> Prediction:
-    """Read off the attribution pass; the logits decide, as probabilities of float32 tie at 1."""
-    number = int(attributions.logits.argmax())
-    probabilities = attributions.probabilities.astype(np.float64)
-    return Prediction(number, bundle.label(number), float(probabilities[number]), probabilities)
+def predicted(logits: Floats, probabilities: Floats, bundle: Bundle) -> Prediction:
+    """Of the outputs of a pass, K each; the logits decide, as probabilities of float32 tie at 1."""
+    number = int(logits.argmax())
+    return Prediction(number, bundle.label(number), float(probabilities[number]), probabilities.astype(np.float64))

@@ -33,6 +33,8 @@ class Request:
     """By ``time.perf_counter``: by default when the request was made, so that its time in a queue counts."""
     token: Any = None
     """The caller's own: comes back untouched."""
+    seen: Callable[[Prediction], None] | None = None
+    """Told what the network predicts, once it has seen the whole image."""
     only_if: Callable[[Prediction], bool] | None = None
     """Asked once the network has seen the whole image, before any mask is made: only if it says yes is the image
     explained. What it raises is raised by whoever answers, unless it is a ``SightlineError``: that is the answer's."""

@@ -60,6 +60,8 @@ class FakeExplainer:
             self._begun(request)
         except SightlineError as error:
             return request, prediction, error, False
+        if request.seen is not None:
+            request.seen(prediction)
         return request, prediction, None, request.only_if is None or request.only_if(prediction)
 
     def _explained(self, hand: list[tuple[Request, Prediction, SightlineError | None, bool]]) -> Iterator[Answer]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 
 from sightline import Explainer, Request
 from sightline.bundle import Bundle
-from sightline.errors import TargetError
+from sightline.errors import EngineError, TargetError
+from sightline.runtime.attributions import AttributionPass
 from sightline.runtime.explainer import METHODS
 from sightline.runtime.prediction import Prediction
 from tests.runtime import tiny
@@ -49,10 +53,13 @@ def test_the_prediction_is_that_of_the_classifier_whatever_is_explained(
     np.testing.assert_allclose(answers[1].explanations[0].saliency, first.saliency, atol=1e-5)
 
 
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("method", ["sise", "layer-cam"])
-def test_only_if_may_ask_about_another_image(bundle: Bundle, method: str) -> None:
+def test_only_if_may_ask_about_another_image(bundle: Bundle, method: str, alone: bool) -> None:
     with Explainer(bundle, method, batch_size=4, threads=1) as explainer:
         expected = explainer(tiny.image(0), 2)
+        if not alone:
+            without_the_classifier(explainer)
 
         def only_if(_: Prediction) -> bool:
             explainer.probabilities(tiny.image(1))
@@ -60,6 +67,73 @@ def test_only_if_may_ask_about_another_image(bundle: Bundle, method: str) -> Non
 
         (answer,) = explainer.answer([Request(tiny.image(0), 2, only_if=only_if)])
     np.testing.assert_array_equal(answer.explanations[0].saliency, expected.saliency)
+
+
+@pytest.fixture
+def attributed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The targets of attribution passes that were made."""
+    asked: list[Any] = []
+    made = AttributionPass.__call__
+
+    def noted(self: AttributionPass, image: Any, target: Any, *, rivals: bool = True) -> Any:
+        asked.append(target)
+        return made(self, image, target, rivals=rivals)
+
+    monkeypatch.setattr(AttributionPass, "__call__", noted)
+    return asked
+
+
+def test_an_image_that_is_only_classified_costs_no_gradients(bundle: Bundle, attributed: list[Any]) -> None:
+    with Explainer(bundle, batch_size=4, threads=1) as explainer:
+        requests = [Request(tiny.image(number), only_if=lambda _: False) for number in range(3)]
+        assert [answer.prediction is not None for answer in explainer.answer(requests)] == [True] * 3
+        explainer.probabilities(tiny.image())
+        assert attributed == []
+        (answer,) = explainer.answer([Request(tiny.image(), only_if=lambda _: True)])
+    assert answer.prediction is not None
+    assert attributed == [answer.explanations[0].target] == [answer.prediction.target]
+
+
+def without_the_classifier(explainer: Explainer) -> None:
+    """As on a GPU."""
+    explainer._engines = replace(explainer._engines, whole=None)
+
+
+def test_where_the_attribution_pass_classifies_it_is_made_once(bundle: Bundle, attributed: list[Any]) -> None:
+    with Explainer(bundle, batch_size=4, threads=1) as explainer:
+        expected = explainer(tiny.image()), explainer.probabilities(tiny.image())
+        without_the_classifier(explainer)
+        attributed.clear()
+        (answer,) = explainer.answer([Request(tiny.image(), only_if=lambda _: True)])
+        (declined,) = explainer.answer([Request(tiny.image(1), only_if=lambda _: False)])
+        assert (len(attributed), declined.explanations) == (2, [])
+        np.testing.assert_allclose(explainer.probabilities(tiny.image()), expected[1], atol=1e-6)
+    np.testing.assert_array_equal(answer.explanations[0].saliency, expected[0].saliency)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_bundle_that_was_replaced_is_not_opened_in_the_place_of_the_other(gone: bool, tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "tiny.sightline").path
+    with Explainer(folder, batch_size=4, threads=1) as explainer, Explainer(folder, batch_size=4) as before:
+        expected = before.probabilities(tiny.image())
+        shutil.rmtree(folder)
+        if not gone:
+            tiny.write(folder, tiny.Tiny(1))
+        np.testing.assert_allclose(explainer.probabilities(tiny.image()), expected, atol=1e-6)
+        (answer,) = explainer.answer([Request(tiny.image(), only_if=lambda _: True)])
+        assert answer.prediction is not None
+        np.testing.assert_allclose(answer.prediction.probabilities, expected, atol=1e-6)
+
+
+def test_a_network_that_answers_with_nan_says_so(tmp_path: Path) -> None:
+    broken = tiny.Tiny()
+    broken.head.bias.data[1] = np.nan
+    with Explainer(tiny.write(tmp_path / "tiny.sightline", broken), batch_size=4, threads=1) as explainer:
+        (answer,) = explainer.answer([Request(tiny.image(), only_if=lambda _: True)])
+        assert isinstance(answer.error, EngineError)
+        assert "NaN or infinity" in str(answer.error)
+        with pytest.raises(EngineError, match="NaN or infinity"):
+            explainer.probabilities(tiny.image())
 
 
 def test_no_pass_is_spent_on_what_is_not_wanted(bundle: Bundle) -> None:
