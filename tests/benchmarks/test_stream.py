@@ -84,6 +84,6 @@ def test_the_page_states_what_classifying_costs() -> None:
 
             passes = [1000 * of(f"one image by the {way}") for way in WAYS]
             streams = [of(f"stream by the {way}") for way in WAYS[:2]]
-            cells = [name, engine, *(f"{each:.1f}" for each in passes), *(f"{each:.0f}" for each in streams)]
+            cells = [name, engine, *(f"{each:.1f}" for each in passes), *(f"{each:.3g}" for each in streams)]
             assert f"| {' | '.join([*cells, f'{of(HELD):.0f}'])} |" in page
             assert streams[0] > 1.5 * streams[1]
