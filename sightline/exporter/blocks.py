@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -360,10 +361,18 @@ def _entered(convolution: ir.Node) -> ir.Value:
 
 
 def _module_outputs(graph: ir.Graph) -> dict[str, list[ir.Value]]:
-    """For every torch module, the tensors that leave it, where the file tells which node belongs to which module."""
+    """For every torch module, the tensors that leave it, where the file tells which node belongs to which module.
+
+    A node of which it does not tell (the optimizer's Split for several Slices) lies where all its readers lie.
+    """
+    places: dict[ir.Node, list[str]] = {}
+    for node in reversed(graph):
+        readers = [places[reader] for value in node.outputs for reader, _ in value.uses()]
+        lost = _SCOPES not in node.metadata_props and readers
+        places[node] = _shared(readers) if lost else _scopes(node)
     members: dict[str, set[ir.Node]] = {}
-    for node in graph:
-        for scope in _scopes(node):
+    for node, scopes in places.items():
+        for scope in scopes:
             members.setdefault(scope, set()).add(node)
     outputs: dict[str, list[ir.Value]] = {}
     for scope, nodes in members.items():
@@ -375,6 +384,11 @@ def _module_outputs(graph: ir.Graph) -> dict[str, list[ir.Value]]:
             if value.is_graph_output() or any(user not in nodes for user, _ in value.uses())
         ]
     return outputs
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """What all of them begin with."""
+    return [step for step, *_ in itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))]
 
 
 def _scopes(node: ir.Node | None) -> list[str]:

@@ -1,9 +1,9 @@
 """The threads of a stream: read → decode → explain → encode, with a bounded queue between each two.
 
 Classification has no thread of its own: it shares the explainer with the explanation, and an engine belongs to one
-thread. The attribution pass, which every explanation begins with, gives the probabilities anyway; frames that may not be
-explained are seen first by an engine of batch size one without gradients (:mod:`~sightline.runtime.whole`). (A pass of
-the classifier's fixed batch costs more than either for one frame, and would overwrite the masks that wait in it.)
+thread. The attribution pass, which every explanation begins with, gives the probabilities anyway; frames that need not
+be explained are seen first by an engine of batch size one without gradients (:mod:`~sightline.runtime.whole`). (A pass
+of the classifier's fixed batch costs more than either for one frame, and would overwrite the masks that wait in it.)
 """
 
 from __future__ import annotations

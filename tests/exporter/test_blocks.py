@@ -319,6 +319,31 @@ def test_maps_that_lie_channels_last_are_turned(named: bool, tmp_path: Path) -> 
             np.testing.assert_allclose(found[name], want.detach().permute(0, 3, 1, 2).numpy(), rtol=1e-4, atol=1e-6)
 
 
+class Gated(nn.Module):
+    """A residual block whose widened tensor is taken in parts, which the optimizer writes as one Split."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, y = torch.split(self.widen(x), x.shape[1], 1)
+        z: torch.Tensor = x + self.narrow(torch.sigmoid(gate) * torch.relu(y))
+        return z
+
+
+def test_a_block_whose_parts_were_split_carries_its_module_s_name(tmp_path: Path) -> None:
+    network = nn.Sequential()
+    for name, part in (
+        *(("stem", nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())), ("early", nn.Sequential(Gated(6), Gated(6)))),
+        *(("down", nn.Conv2d(6, 8, 3, 2, 1)), ("late", nn.Sequential(Gated(8), Gated(8)))),
+        *(("pool", nn.AdaptiveAvgPool2d(1)), ("flat", nn.Flatten()), ("head", nn.Linear(8, 5))),
+    ):
+        network.add_module(name, part)
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 32, 32))
+    assert [(block.name, block.height) for block in made.blocks] == [("early", 16), ("late", 8)]
+
+
 def test_windows_of_a_transformer_channels_last_are_no_blocks(tmp_path: Path) -> None:
     class Windows(nn.Module):
         """Patches, channels last, and a linear layer: no convolution sees two of them."""
