@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.pages.browser import Browser
+
+# Who runs the tests in the background of a script has Ctrl-C ignored, by the children as well, and tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

@@ -367,7 +367,8 @@ def _module_outputs(graph: ir.Graph) -> dict[str, list[ir.Value]]:
     """
     places: dict[ir.Node, list[str]] = {}
     for node in reversed(graph):
-        readers = [places[reader] for value in node.outputs for reader, _ in value.uses()]
+        # A reader may be the body of a branch, or what the optimizer has left over.
+        readers = [places[reader] for value in node.outputs for reader, _ in value.uses() if reader in places]
         lost = _SCOPES not in node.metadata_props and readers
         places[node] = _shared(readers) if lost else _scopes(node)
     members: dict[str, set[ir.Node]] = {}
