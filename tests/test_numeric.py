@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from sightline import RISE, SISE, Explainer, decompose, demo
+from sightline import RISE, SISE, Explainer, Request, decompose, demo
 from sightline.errors import EngineError, MethodError
 from sightline.numeric import real, whole, whole_or_none
 from sightline.runtime.remise import REMISE
@@ -65,6 +65,11 @@ def test_a_sweep_over_arrays() -> None:
         for deadline in (10**400, math.nan, "1", 0):
             with pytest.raises(MethodError, match="deadline="):
                 explainer(image, deadline=deadline)  # type: ignore[arg-type]
+
+
+def test_a_deadline_in_float32_is_as_sharp_as_any() -> None:
+    request = Request("part.png", began=1e7, deadline=np.float32(0.25))
+    assert (type(request.ends), request.ends) == (float, 1e7 + 0.25)
 
 
 def test_a_hierarchy_of_numpys_numbers_can_be_written() -> None:

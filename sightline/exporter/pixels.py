@@ -48,9 +48,7 @@ class Grid:
             return next((axes for axes in places if self._in_proportion(*(shape[axis] for axis in axes))), None)
         if self.axes is None or node.op_type in _PRODUCTS:
             return self.axes if _is_linear(node) and self.axes != CHANNELS_FIRST else None
-        before = node.inputs[0].shape if node.inputs[0] is not None else None
-        gone = before is not None and len(before) > len(shape)  # an axis was summed away, or one was picked of it
-        return None if gone and self.axes != CHANNELS_FIRST else self.axes
+        return self.axes
 
     def _in_proportion(self, height: int, width: int) -> bool:
         """Whether every so many pixels, in both directions, make so many."""

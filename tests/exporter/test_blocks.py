@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -317,6 +318,57 @@ def test_maps_that_lie_channels_last_are_turned(named: bool, tmp_path: Path) -> 
     for block, values, gradient in zip(made.blocks, (early, late), gradients, strict=True):
         for name, want in ((block.features, values), (block.gradient, gradient)):
             np.testing.assert_allclose(found[name], want.detach().permute(0, 3, 1, 2).numpy(), rtol=1e-4, atol=1e-6)
+
+
+class Turned(nn.Module):
+    """What stands in it works channels last."""
+
+    def __init__(self, *inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(*inside)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.inside(x.permute(0, 2, 3, 1))
+        return y
+
+
+class Stacked(nn.Module):
+    """Two linear layers side by side, stacked and summed."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList([nn.Linear(channels, channels) for _ in range(2)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.relu(path(x)) for path in self.paths], 1).sum(1)
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("last", [nn.Linear(6, 7), nn.Sequential(Stacked(6), nn.Linear(6, 7))])
+def test_a_linear_layer_on_the_way_mixes_channels_only(last: nn.Module, tmp_path: Path) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU()),
+        *(Turned(last, nn.ReLU()), Mean(), nn.Linear(7, 5)),
+    )
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 24, 32))
+    assert [(block.channels, block.height, block.width) for block in made.blocks] == [(8, 12, 16), (7, 6, 8)]
+    image = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(1))
+    want = network[:5](image).detach().permute(0, 3, 1, 2).numpy()
+    np.testing.assert_allclose(attribute(made, image.numpy())[made.blocks[1].features], want, rtol=1e-4, atol=1e-6)
+
+
+def test_maps_that_are_turned_to_be_flattened_stay_what_they_are(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU()),
+        *(Turned(nn.Flatten()), nn.Linear(288, 5)),
+    )
+    made = export(network.eval(), tmp_path / "x.sightline", input_shape=(3, 24, 32))
+    assert [(block.name, block.channels) for block in made.blocks] == [("1", 8), ("3", 6)]
+    assert "Transpose" not in [node.op_type for node in onnx.load(made.path / "stage.0.onnx").graph.node]
 
 
 class Gated(nn.Module):

@@ -125,6 +125,23 @@ def test_a_bundle_that_was_replaced_is_not_opened_in_the_place_of_the_other(gone
         np.testing.assert_allclose(answer.prediction.probabilities, expected, atol=1e-6)
 
 
+def test_the_engine_for_whole_images_is_opened_with_a_stream_that_asks_and_closed_with_the_others(
+    bundle: Bundle,
+) -> None:
+    frames = [tiny.image(number) for number in range(3)]
+    with Explainer(bundle, batch_size=4, threads=1) as explainer:
+        whole = explainer._engines.whole
+        assert whole is not None
+        with explainer.stream(frames) as stream:
+            assert [result.state for result in stream] == ["explained"] * 3
+        assert whole._engine is None, "every frame gets an attribution pass anyway"
+        with explainer.stream(frames, only_if=lambda _: False):
+            assert whole._engine is not None, "the first frame would wait for it"
+        whole(frames[0])
+    with pytest.raises(EngineError, match="closed"):
+        whole(frames[0])
+
+
 def test_a_network_that_answers_with_nan_says_so(tmp_path: Path) -> None:
     broken = tiny.Tiny()
     broken.head.bias.data[1] = np.nan
